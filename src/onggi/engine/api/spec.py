@@ -1,0 +1,119 @@
+"""What a container is made from: everything `create` and `run` accept."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from onggi.engine.api.base import Value
+
+
+class MountSpec(Value, frozen=True):
+    """One `-v`, `--mount` or `--tmpfs`. `source` is an absolute host path or a volume's name."""
+
+    kind: Literal["bind", "volume", "tmpfs"]
+    target: str
+    source: str = ""
+    read_only: bool = False
+    propagation: str = ""
+    recursive: bool = True
+    create_source: bool = False
+    copy_up: bool = True
+    tmpfs_size_bytes: int | None = None
+    tmpfs_mode: int | None = None
+    options: tuple[str, ...] = ()
+
+
+class Throttle(Value, frozen=True):
+    """A limit of one block device: `rate` in bytes or operations per second."""
+
+    path: str
+    rate: int
+
+
+class ResourceSpec(Value, frozen=True):
+    """Limits as docker states them. `memory_swap_bytes`: memory plus swap, -1 unlimited."""
+
+    memory_bytes: int = 0
+    memory_swap_bytes: int = 0
+    memory_reservation_bytes: int = 0
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool = False
+    nano_cpus: int = 0
+    cpu_shares: int = 0
+    cpu_quota_us: int = 0
+    cpu_period_us: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids_limit: int | None = None
+    blkio_weight: int = 0
+    device_read_bps: tuple[Throttle, ...] = ()
+    device_write_bps: tuple[Throttle, ...] = ()
+    device_read_iops: tuple[Throttle, ...] = ()
+    device_write_iops: tuple[Throttle, ...] = ()
+
+
+class DeviceSpec(Value, frozen=True):
+    """`--device HOST[:CONTAINER[:rwm]]`."""
+
+    host_path: str
+    container_path: str
+    access: str = "rwm"
+
+
+class UlimitSpec(Value, frozen=True):
+    """`--ulimit NAME=SOFT[:HARD]`; -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class ContainerSpec(Value, frozen=True):
+    """Everything `create` and `run` accept.
+
+    Namespace modes: network `none|host|container:ID`; pid and uts `""|host|container:ID`;
+    ipc `private|host|container:ID|none|shareable`; userns `""` (own range) or `host`;
+    cgroupns `private|host`.
+    """
+
+    image: str
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
+    name: str = ""
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    group_add: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    labels: dict[str, str] = {}
+    tty: bool = False
+    stdin_open: bool = False
+    read_only: bool = False
+    init: bool = False
+    auto_remove: bool = False
+    privileged: bool = False
+    mounts: tuple[MountSpec, ...] = ()
+    network: str = "none"
+    ipc: str = "private"
+    pid: str = ""
+    uts: str = ""
+    userns: str = ""
+    cgroupns: str = "private"
+    resources: ResourceSpec = ResourceSpec()
+    devices: tuple[DeviceSpec, ...] = ()
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[str, ...] = ()
+    ulimits: tuple[UlimitSpec, ...] = ()
+    sysctls: dict[str, str] = {}
+    shm_size_bytes: int = 64 * 1024 * 1024
+    oom_score_adj: int | None = None
+    add_hosts: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    stop_signal: str = ""
+    stop_timeout_s: int = 10
+    log_max_bytes: int = 20_000_000
+    log_max_files: int = 5

@@ -1,0 +1,174 @@
+"""The monitor's steps: what is done on the host, for or to the child, from outside.
+
+`CloneInto` divides a plan: before it there is no child. Who decides on values is the planner.
+"""
+
+from __future__ import annotations
+
+from onggi.runtime.steps.base import Step, namespace_names
+
+
+class Supervise(Step, frozen=True, kw_only=True):
+    """Hold stdio, the log and the exit record. Always the first step."""
+
+    opcode = 1
+    signature = "ssssuuuuu"
+    actor = "monitor"
+    concerns = "stdio"
+    section = "runtime-spec runtime.md#lifecycle"
+
+    run_dir: str
+    log_dir: str = ""
+    log_name: str = ""
+    record_name: str = ""
+    terminal: int = 0
+    stdin: int = 0
+    log_max_bytes: int = 20_000_000
+    log_max_files: int = 5
+    die_with_engine: int = 0
+
+    def describe(self) -> str:
+        log = f", log {self.log_name} ({self.log_max_bytes} B × {self.log_max_files})"
+        return f"supervise with {'a terminal' if self.terminal else 'pipes'}" + (
+            log if self.log_name else ", no log"
+        )
+
+
+class OpenTree(Step, frozen=True, kw_only=True):
+    """Take a detached copy of a host mount into a slot."""
+
+    opcode = 2
+    signature = "usu"
+    actor = "monitor"
+    concerns = "mount"
+    section = "open_tree(2)"
+    protects = "paths that change between check and use"
+
+    slot: int
+    path: str
+    recursive: int = 0
+
+    def describe(self) -> str:
+        return f"open tree {self.path}{' recursively' if self.recursive else ''} → slot {self.slot}"
+
+
+class SetTimeOffsets(Step, frozen=True, kw_only=True):
+    """Make a time namespace with these offsets for the child."""
+
+    opcode = 3
+    signature = "s"
+    actor = "monitor"
+    concerns = "time"
+    section = "runtime-spec config-linux.md#offset-for-time-namespace"
+
+    offsets: str
+
+    def describe(self) -> str:
+        return f"set time offsets {self.offsets.strip()!r}"
+
+
+class CloneInto(Step, frozen=True, kw_only=True):
+    """Clone init into new namespaces and into those it joins."""
+
+    opcode = 4
+    signature = "ulni"
+    actor = "monitor"
+    concerns = "namespaces"
+    section = "runtime-spec config-linux.md#namespaces"
+    protects = "processes, mounts, names, links and ids of the host and of other containers"
+
+    flags: int
+    joins: tuple[str, ...] = ()
+    pidfd_joins: tuple[int, ...] = ()
+    cgroup_slot: int = -1
+
+    def describe(self) -> str:
+        parts = [f"clone into new namespaces: {namespace_names(self.flags)}"]
+        if self.joins:
+            parts.append(f"join {' '.join(self.joins)}")
+        for slot, mask in zip(self.pidfd_joins[::2], self.pidfd_joins[1::2], strict=True):
+            parts.append(f"join those of the process in slot {slot}: {namespace_names(mask)}")
+        return "; ".join(parts)
+
+
+class WriteIdMaps(Step, frozen=True, kw_only=True):
+    """Give the new user namespace its range of ids."""
+
+    opcode = 5
+    signature = "sss"
+    actor = "monitor"
+    concerns = "user"
+    section = "runtime-spec config-linux.md#user-namespace-mappings"
+    protects = "root inside being root outside"
+
+    uid_map: str
+    gid_map: str
+    setgroups: str = ""
+
+    def describe(self) -> str:
+        return f"map user ids {self.uid_map.strip()!r}, group ids {self.gid_map.strip()!r}"
+
+
+class JoinCgroups(Step, frozen=True, kw_only=True):
+    """Put the child under its limits before it runs anything."""
+
+    opcode = 6
+    signature = "l"
+    actor = "monitor"
+    concerns = "cgroup"
+    section = "runtime-spec config-linux.md#control-groups"
+    protects = "the host's CPU, memory, process table and disks"
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"join {len(self.paths)} cgroups: {' '.join(self.paths)}"
+
+
+class IdmapTree(Step, frozen=True, kw_only=True):
+    """Show the tree in a slot with the owners of the container's user namespace."""
+
+    opcode = 7
+    signature = "uu"
+    actor = "monitor"
+    concerns = "user"
+    section = "mount_setattr(2) ID-mapped mounts"
+    protects = "owners on disk: they stay unshifted and shared"
+
+    slot: int
+    recursive: int = 0
+
+    def describe(self) -> str:
+        return f"map the owners of slot {self.slot}"
+
+
+class SetOomScore(Step, frozen=True, kw_only=True):
+    """Set the child's preference for the out-of-memory killer."""
+
+    opcode = 8
+    signature = "i"
+    actor = "monitor"
+    concerns = "memory"
+    section = "runtime-spec config.md#linux-process"
+
+    value: int
+
+    def describe(self) -> str:
+        return f"set oom_score_adj {self.value}"
+
+
+class SetRlimit(Step, frozen=True, kw_only=True):
+    """Set one resource limit of the child."""
+
+    opcode = 9
+    signature = "uuu"
+    actor = "monitor"
+    concerns = "process"
+    section = "runtime-spec config.md#posix-process"
+
+    resource: int
+    soft: int
+    hard: int
+
+    def describe(self) -> str:
+        return f"set rlimit {self.resource} soft {self.soft} hard {self.hard}"

@@ -1,0 +1,15 @@
+"""Every step by its opcode: the Python side of keel/steps.def."""
+
+from __future__ import annotations
+
+from onggi.runtime.steps import host, identity, mounts, process
+from onggi.runtime.steps.base import Step
+
+_ROOMS = (host, identity, mounts, process)
+
+STEPS: dict[int, type[Step]] = {
+    cls.opcode: cls
+    for room in _ROOMS
+    for cls in vars(room).values()
+    if isinstance(cls, type) and issubclass(cls, Step) and cls is not Step
+}
