@@ -1,7 +1,7 @@
 """Mounts as values: option strings to bits, and /proc/PID/mountinfo to rows.
 
-Everything here is pure but `read_mountinfo`. This room does not mount (`syscalls` does), and it does
-not know which options a container may have (`runtime` does).
+Everything here is pure but `read_mountinfo`. This room does not mount (`syscalls` does), and it
+does not know which options a container may have (`runtime` does).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import re
 
 import msgspec
+
+from onggi.kernel.procfs import read_process_file
 
 # Bits of mount_setattr(2) and fsmount(2), linux/mount.h.
 MOUNT_ATTR_RDONLY = 0x00000001
@@ -21,7 +23,6 @@ MOUNT_ATTR_RELATIME = 0x00000000
 MOUNT_ATTR_NOATIME = 0x00000010
 MOUNT_ATTR_STRICTATIME = 0x00000020
 MOUNT_ATTR_NODIRATIME = 0x00000080
-MOUNT_ATTR_IDMAP = 0x00100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
 
 # Propagation, as in mount(2) and in `propagation` of struct mount_attr.
@@ -188,7 +189,7 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 def unescape(field: bytes) -> str:
     r"""Undo the kernel's octal escapes (`\040` is a space) in one field."""
-    return os.fsdecode(_ESCAPE.sub(lambda match: bytes((int(match[1], 8) & 0xFF,)), field))
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes((int(match[1], 8),)), field))
 
 
 def parse_mountinfo(content: bytes) -> tuple[MountInfo, ...]:
@@ -228,14 +229,6 @@ def read_mountinfo(pid: int | str = "self") -> tuple[MountInfo, ...]:
     """The mounts in the mount namespace of a process, which it can reach from its root.
 
     Raises:
-        OSError: the process is gone, or is not ours to look at.
+        NotFound: no such process. PermissionDenied: not ours to look at.
     """
-    with open(f"/proc/{pid}/mountinfo", "rb", buffering=0) as file:
-        return parse_mountinfo(_read_whole(file.fileno()))
-
-
-def _read_whole(descriptor: int) -> bytes:
-    parts = []
-    while part := os.read(descriptor, 1 << 20):
-        parts.append(part)
-    return b"".join(parts)
+    return parse_mountinfo(read_process_file(pid, "mountinfo"))

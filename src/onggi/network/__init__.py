@@ -1,0 +1,1 @@
+"""Networks of containers. So far: the files that name a container's network."""

@@ -1,0 +1,292 @@
+/* Bytes → plan. Promises: no byte outside the buffer is read, whatever it holds, and a plan that is
+ * returned has every property that the walk relies on. It does not know what a step does. */
+#include "decode.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAGIC_BYTES = 8, STEP_HEADER_BYTES = 8, FLAG_OPTIONAL = 1, FILTER_BYTES = 8 };
+
+static const uint8_t MAGIC[MAGIC_BYTES] = "KEEL\1\0\0";
+
+static const struct {
+    const char *name;
+    const char *signature;
+} TABLE[STEP_LIMIT] = {
+#define STEP(number, name, signature) [number] = {#name, signature},
+#include "steps.def"
+#undef STEP
+};
+
+struct cursor {
+    const uint8_t *at;
+    const uint8_t *end;
+    const char *wrong; /* first thing found wrong; NULL: nothing yet */
+};
+
+static size_t left(const struct cursor *cursor) {
+    return (size_t)(cursor->end - cursor->at);
+}
+
+static uint64_t take_integer(struct cursor *cursor, unsigned bytes) {
+    uint64_t value = 0;
+    if (cursor->wrong || left(cursor) < bytes) {
+        cursor->wrong = cursor->wrong ? cursor->wrong : "a field is cut short";
+        return 0;
+    }
+    for (unsigned i = 0; i < bytes; i++)
+        value |= (uint64_t)cursor->at[i] << (8 * i);
+    cursor->at += bytes;
+    return value;
+}
+
+static uint32_t take_u32(struct cursor *cursor) {
+    return (uint32_t)take_integer(cursor, 4);
+}
+
+static struct blob take_blob(struct cursor *cursor) {
+    struct blob blob = {"", 0};
+    uint32_t length = take_u32(cursor);
+    if (cursor->wrong)
+        return blob;
+    if (left(cursor) <= length || cursor->at[length] != 0) {
+        cursor->wrong = "a string is cut short or not ended by NUL";
+        return blob;
+    }
+    blob.bytes = (const char *)cursor->at;
+    blob.length = length;
+    cursor->at += (size_t)length + 1;
+    return blob;
+}
+
+static struct blob take_string(struct cursor *cursor) {
+    struct blob blob = take_blob(cursor);
+    if (!cursor->wrong && memchr(blob.bytes, 0, blob.length))
+        cursor->wrong = "a string holds NUL";
+    return blob;
+}
+
+/* Count of items that need at least `item_bytes` each; 0 with `wrong` when they cannot fit. */
+static uint32_t take_count(struct cursor *cursor, size_t item_bytes) {
+    uint32_t count = take_u32(cursor);
+    if (!cursor->wrong && count > left(cursor) / item_bytes)
+        cursor->wrong = "a list is cut short";
+    return cursor->wrong ? 0 : count;
+}
+
+static struct list take_list(struct cursor *cursor) {
+    struct list list = {NULL, take_count(cursor, 5)};
+    list.items = calloc((size_t)list.count + 1, sizeof *list.items);
+    if (!list.items) {
+        cursor->wrong = "out of memory";
+        list.count = 0;
+    }
+    for (uint32_t i = 0; i < list.count; i++)
+        list.items[i] = take_string(cursor).bytes;
+    return list;
+}
+
+static struct numbers take_numbers(struct cursor *cursor) {
+    struct numbers numbers = {NULL, take_count(cursor, 8)};
+    numbers.items = calloc((size_t)numbers.count + 1, sizeof *numbers.items);
+    if (!numbers.items) {
+        cursor->wrong = "out of memory";
+        numbers.count = 0;
+    }
+    for (uint32_t i = 0; i < numbers.count; i++)
+        numbers.items[i] = take_integer(cursor, 8);
+    return numbers;
+}
+
+static void take_fields(struct cursor *cursor, struct step *step) {
+    const char *signature = TABLE[step->opcode].signature;
+    for (unsigned i = 0; signature[i]; i++) {
+        union field *field = &step->field[i];
+        switch (signature[i]) {
+        case 'u':
+        case 'i': /* two's complement both: the same bits */
+            field->number = take_integer(cursor, 8);
+            break;
+        case 's':
+            field->text = step->opcode == STEP_LOAD_SECCOMP ? take_blob(cursor) : take_string(cursor);
+            break;
+        case 'l':
+            field->list = take_list(cursor);
+            break;
+        case 'n':
+            field->numbers = take_numbers(cursor);
+            break;
+        default:
+            abort(); /* steps.def is ours */
+        }
+    }
+}
+
+static int is_slot(uint64_t slot) {
+    return slot < NO_SLOT;
+}
+
+static const char *check_clone(const struct step *step) {
+    const struct numbers *joins = &step->field[2].numbers;
+    if (joins->count % 2)
+        return "pidfd joins are not pairs";
+    for (uint32_t i = 0; i < joins->count; i += 2)
+        if (!is_slot(joins->items[i]))
+            return "no such slot";
+    if (step->field[3].integer < -1 || step->field[3].integer >= NO_SLOT)
+        return "no such slot";
+    return NULL;
+}
+
+static const char *check_overlay(const struct step *step) {
+    const struct numbers *lowers = &step->field[1].numbers;
+    int ok = is_slot(number_of(step, 0)) && number_of(step, 2) <= NO_SLOT && number_of(step, 3) <= NO_SLOT;
+    for (uint32_t i = 0; i < lowers->count; i++)
+        ok = ok && is_slot(lowers->items[i]);
+    if (!ok)
+        return "no such slot";
+    if (lowers->count == 0)
+        return "an overlay without a layer";
+    if ((number_of(step, 2) == NO_SLOT) != (number_of(step, 3) == NO_SLOT))
+        return "an upper directory and a work directory go together";
+    return NULL;
+}
+
+/* What is wrong with the step by itself; NULL: nothing. */
+static const char *check_step(const struct step *step) {
+    switch (step->opcode) {
+    case STEP_OPEN_TREE:
+    case STEP_IDMAP_TREE:
+    case STEP_ATTACH_ROOT:
+    case STEP_BIND_TREE:
+        return is_slot(number_of(step, 0)) ? NULL : "no such slot";
+    case STEP_CLONE_INTO:
+        return step->optional ? "this step cannot be optional" : check_clone(step);
+    case STEP_MOUNT_OVERLAY:
+        return check_overlay(step);
+    case STEP_SUPERVISE:
+    case STEP_OPEN_TERMINAL:
+        return step->optional ? "this step cannot be optional" : NULL;
+    case STEP_LOAD_SECCOMP:
+        return step->field[1].text.length % FILTER_BYTES || step->field[1].text.length == 0
+                   ? "a filter is not a whole number of instructions"
+                   : NULL;
+    case STEP_EXECUTE:
+        if (step->optional)
+            return "this step cannot be optional";
+        return step->field[0].list.count && step->field[2].list.count ? NULL : "nothing to execute";
+    default:
+        return NULL;
+    }
+}
+
+static int needs_child(uint16_t opcode) {
+    return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_JOIN_CGROUPS || opcode == STEP_IDMAP_TREE ||
+           opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT || opcode >= STEP_FIRST_OF_INIT;
+}
+
+/* What is wrong with the step's place in the plan; NULL: nothing. */
+static const char *check_place(const struct plan *plan, uint32_t index, int cloned, int terminal) {
+    uint16_t opcode = plan->steps[index].opcode;
+    if ((opcode == STEP_SUPERVISE) != (index == 0))
+        return "SUPERVISE is not the first step";
+    if ((opcode == STEP_EXECUTE) != (index == plan->count - 1))
+        return "EXECUTE is not the last step";
+    if (opcode == STEP_CLONE_INTO && cloned)
+        return "a second CLONE_INTO";
+    if (needs_child(opcode) && !cloned)
+        return "a step of the child comes before CLONE_INTO";
+    if ((opcode == STEP_SET_TIME_OFFSETS || opcode == STEP_SUPERVISE) && cloned)
+        return "comes too late, after CLONE_INTO";
+    if (opcode == STEP_EXECUTE && !terminal != !number_of(&plan->steps[0], 4))
+        return "SUPERVISE and OPEN_TERMINAL disagree about a terminal";
+    return NULL;
+}
+
+static const char *take_step(struct cursor *cursor, struct step *step) {
+    uint16_t opcode = (uint16_t)take_integer(cursor, 2);
+    uint16_t flags = (uint16_t)take_integer(cursor, 2);
+    uint32_t length = take_u32(cursor);
+    if (cursor->wrong)
+        return cursor->wrong;
+    if (opcode >= STEP_LIMIT || !TABLE[opcode].name)
+        return "unknown step";
+    step->opcode = opcode;
+    step->optional = flags & FLAG_OPTIONAL;
+    if (flags & ~FLAG_OPTIONAL)
+        return "unknown flags";
+    if (length > left(cursor))
+        return "a step is cut short";
+    struct cursor payload = {cursor->at, cursor->at + length, NULL};
+    take_fields(&payload, step);
+    if (payload.wrong)
+        return payload.wrong;
+    if (payload.at != payload.end)
+        return "a step is longer than its fields";
+    cursor->at = payload.end;
+    return check_step(step);
+}
+
+static const char *take_steps(struct cursor *cursor, struct plan *plan, uint32_t *index) {
+    int cloned = 0;
+    int terminal = 0;
+    for (*index = 0; *index < plan->count; ++*index) {
+        struct step *step = &plan->steps[*index];
+        const char *wrong = take_step(cursor, step);
+        if (!wrong)
+            terminal |= step->opcode == STEP_OPEN_TERMINAL;
+        if (!wrong)
+            wrong = check_place(plan, *index, cloned, terminal);
+        if (wrong)
+            return wrong;
+        if (step->opcode == STEP_CLONE_INTO) {
+            plan->clone_index = *index;
+            cloned = 1;
+        }
+    }
+    return cursor->at == cursor->end ? NULL : "bytes after the last step";
+}
+
+int decode_plan(const uint8_t *bytes, size_t size, struct plan *plan, struct failure *failure) {
+    struct cursor cursor = {bytes, bytes + size, NULL};
+    uint32_t index = 0;
+    const char *wrong = NULL;
+    *plan = (struct plan){0};
+    if (size < MAGIC_BYTES || memcmp(bytes, MAGIC, MAGIC_BYTES) != 0) {
+        wrong = "this is not a plan, or one of another version";
+    } else {
+        cursor.at += MAGIC_BYTES;
+        plan->count = take_count(&cursor, STEP_HEADER_BYTES);
+        wrong = cursor.wrong ? cursor.wrong : plan->count ? NULL : "a plan without steps";
+    }
+    if (!wrong) {
+        plan->steps = calloc(plan->count, sizeof *plan->steps);
+        wrong = plan->steps ? take_steps(&cursor, plan, &index) : "out of memory";
+    }
+    if (!wrong)
+        return 0;
+    failure->step = index;
+    failure->opcode = plan->steps && index < plan->count ? plan->steps[index].opcode : 0;
+    free_plan(plan);
+    errno = EBADMSG;
+    return fail(failure, "decode", "%s", wrong);
+}
+
+void free_plan(struct plan *plan) {
+    for (uint32_t i = 0; plan->steps && i < plan->count; i++) {
+        const char *signature = TABLE[plan->steps[i].opcode].signature;
+        for (unsigned j = 0; signature && signature[j]; j++) {
+            if (signature[j] == 'l')
+                free(plan->steps[i].field[j].list.items);
+            if (signature[j] == 'n')
+                free(plan->steps[i].field[j].numbers.items);
+        }
+    }
+    free(plan->steps);
+    *plan = (struct plan){0};
+}
+
+const char *step_name(unsigned opcode) {
+    return opcode < STEP_LIMIT && TABLE[opcode].name ? TABLE[opcode].name : "?";
+}

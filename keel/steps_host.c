@@ -1,0 +1,93 @@
+/* The monitor's steps: what only the host's side can do, to or for the child. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "syscalls.h"
+#include "walk.h"
+
+/* One write: the kernel takes these files whole or not at all. */
+static int write_file(struct walk *walk, const char *path, const char *text, size_t length) {
+    SCOPED_FD fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return fail(walk->failure, "open", "%s", path);
+    ssize_t written = write(fd, text, length);
+    if (written == (ssize_t)length)
+        return 0;
+    if (written >= 0)
+        errno = EIO;
+    return fail(walk->failure, "write", "%s to %s", text, path);
+}
+
+static int write_child_file(struct walk *walk, const char *name, const char *text, size_t length) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", walk->child, name);
+    return write_file(walk, path, text, length);
+}
+
+int step_open_tree(struct walk *walk, const struct step *step) {
+    unsigned recursive = number_of(step, 2) ? AT_RECURSIVE : 0;
+    int tree = open_tree(AT_FDCWD, text_of(step, 1), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
+    if (tree < 0)
+        return fail(walk->failure, "open_tree", "%s", text_of(step, 1));
+    slot_fill(walk, (unsigned)number_of(step, 0), tree);
+    return 0;
+}
+
+int step_set_time_offsets(struct walk *walk, const struct step *step) {
+    if (unshare(CLONE_NEWTIME) < 0)
+        return fail(walk->failure, "unshare", "CLONE_NEWTIME");
+    return write_file(walk, "/proc/self/timens_offsets", text_of(step, 0), step->field[0].text.length);
+}
+
+int step_write_id_maps(struct walk *walk, const struct step *step) {
+    const struct blob *setgroups = &step->field[2].text;
+    if (setgroups->length && write_child_file(walk, "setgroups", setgroups->bytes, setgroups->length) < 0)
+        return -1;
+    if (write_child_file(walk, "uid_map", text_of(step, 0), step->field[0].text.length) < 0)
+        return -1;
+    return write_child_file(walk, "gid_map", text_of(step, 1), step->field[1].text.length);
+}
+
+int step_join_cgroups(struct walk *walk, const struct step *step) {
+    char pid[16];
+    int length = snprintf(pid, sizeof pid, "%d", walk->child);
+    for (uint32_t i = 0; i < step->field[0].list.count; i++)
+        if (write_file(walk, step->field[0].list.items[i], pid, (size_t)length) < 0)
+            return -1;
+    return 0;
+}
+
+int step_idmap_tree(struct walk *walk, const struct step *step) {
+    char path[64];
+    int tree = slot_get(walk, number_of(step, 0));
+    if (tree < 0)
+        return -1;
+    snprintf(path, sizeof path, "/proc/%d/ns/user", walk->child);
+    SCOPED_FD user = open(path, O_RDONLY | O_CLOEXEC);
+    if (user < 0)
+        return fail(walk->failure, "open", "%s", path);
+    struct mount_attr attributes = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (__u64)user};
+    unsigned recursive = number_of(step, 1) ? AT_RECURSIVE : 0;
+    if (mount_setattr(tree, "", AT_EMPTY_PATH | recursive, &attributes, sizeof attributes) < 0)
+        return fail(walk->failure, "mount_setattr", "idmap of slot %llu", (unsigned long long)number_of(step, 0));
+    return 0;
+}
+
+int step_set_oom_score(struct walk *walk, const struct step *step) {
+    char text[32];
+    int length = snprintf(text, sizeof text, "%lld", (long long)step->field[0].integer);
+    return write_child_file(walk, "oom_score_adj", text, (size_t)length);
+}
+
+int step_set_rlimit(struct walk *walk, const struct step *step) {
+    struct rlimit limit = {number_of(step, 1), number_of(step, 2)};
+    if (prlimit(walk->child, (enum __rlimit_resource)number_of(step, 0), &limit, NULL) < 0)
+        return fail(walk->failure, "prlimit", "resource %llu soft %llu hard %llu",
+                    (unsigned long long)number_of(step, 0), (unsigned long long)limit.rlim_cur,
+                    (unsigned long long)limit.rlim_max);
+    return 0;
+}

@@ -1,0 +1,43 @@
+/* System calls that glibc 2.36 does not wrap, or wraps without what is needed here. */
+#ifndef KEEL_SYSCALLS_H
+#define KEEL_SYSCALLS_H
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef FSOPEN_CLOEXEC
+#error "glibc 2.36 or newer is needed for the mount API"
+#endif
+
+static inline int sys_openat2(int dirfd, const char *path, struct open_how *how) {
+    return (int)syscall(SYS_openat2, dirfd, path, how, sizeof *how);
+}
+
+static inline pid_t sys_clone3(struct clone_args *arguments) {
+    return (pid_t)syscall(SYS_clone3, arguments, sizeof *arguments);
+}
+
+static inline int sys_pivot_root(const char *new_root, const char *put_old) {
+    return (int)syscall(SYS_pivot_root, new_root, put_old);
+}
+
+static inline int sys_seccomp(unsigned operation, unsigned flags, void *arguments) {
+    return (int)syscall(SYS_seccomp, operation, flags, arguments);
+}
+
+static inline int sys_pidfd_send_signal(int pidfd, int signal) {
+    return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
+}
+
+/* Attach a detached tree (or move an attached one) onto what `target` is open on. */
+static inline int attach_tree(int tree, int target) {
+    return move_mount(tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+#endif

@@ -1,0 +1,38 @@
+"""Builds the C programs beside the Python: keel, and the front that is installed as `onggi`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from setuptools import Distribution, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent.resolve()
+PROGRAMS = ("keel",)
+
+
+class BuildPrograms(build_py):
+    """Compile the C programs into the package; an editable install gets them in the source tree."""
+
+    def run(self) -> None:
+        super().run()
+        package = HERE / "src/onggi" if self.editable_mode else Path(self.build_lib) / "onggi"
+        target = (package / "bin").resolve()
+        target.mkdir(parents=True, exist_ok=True)
+        for program in PROGRAMS:
+            out = target / program
+            subprocess.run(["make", "-s", "-C", str(HERE / program), f"OUT={out}"], check=True)  # noqa: S603, S607
+            out.chmod(0o755)
+
+
+class PlatformDistribution(Distribution):
+    """The wheel holds programs for one machine."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
+os.chdir(HERE)
+setup(cmdclass={"build_py": BuildPrograms}, distclass=PlatformDistribution)

@@ -1,0 +1,76 @@
+"""Taking away what a run leaves, off the path that a user waits on.
+
+Order: processes, cgroup, monitor's directory, id range; for a removed container also snapshot,
+anonymous volumes, its directory, and last its record, so that a crash in between is finished by the
+next engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+
+from onggi.engine.core import Core
+from onggi.engine.records import ContainerRecord
+from onggi.errors import EngineError
+
+log = logging.getLogger(__name__)
+_ROUNDS = 200
+
+
+async def clean_run(core: Core, record: ContainerRecord) -> None:
+    """Take away what one run left: cgroup, monitor's directory, id range."""
+    await remove_cgroup(core, record.id)
+    remove_task_directory(core.places.task(record.id))
+    core.ranges.give_back(record.id_base)
+
+
+async def clean_container(core: Core, record: ContainerRecord) -> None:
+    """Take away everything of a container whose record says `removing`, then the record."""
+    await clean_run(core, record)
+    await asyncio.to_thread(_remove_files, core, record)
+    for name in record.volumes:
+        volume = core.records.volumes.get(name)
+        if volume is not None and volume.anonymous:
+            await asyncio.to_thread(shutil.rmtree, f"{core.places.volumes}/{name}", True)
+            core.records.delete_volume(name)
+    core.records.delete_container(record.id)
+    core.locks.pop(record.id, None)
+    core.gone.setdefault(record.id, asyncio.Event()).set()
+    core.gone.pop(record.id, None)
+
+
+def _remove_files(core: Core, record: ContainerRecord) -> None:
+    core.images.snapshots.remove(record.id)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(core.places.container(record.id))
+
+
+async def remove_cgroup(core: Core, container_id: str) -> None:
+    """Kill what is left in the cgroup and remove it; tries for some seconds."""
+    cgroup = core.cgroup(container_id)
+    for attempt in range(_ROUNDS):
+        try:
+            if cgroup.remove():
+                return
+            cgroup.kill()
+        except EngineError as error:
+            log.warning("cgroup of %s: %s", container_id[:12], error)
+        await asyncio.sleep(min(0.001 * (attempt + 1), 0.05))
+    log.error("the cgroup of %s cannot be removed: processes in it do not end", container_id[:12])
+
+
+def remove_task_directory(path: str) -> None:
+    """Remove a monitor's directory; one that is not there is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(path):
+            child = f"{path}/{name}"
+            if os.path.isdir(child) and not os.path.islink(child):
+                remove_task_directory(child)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(child)
+        os.rmdir(path)

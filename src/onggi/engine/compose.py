@@ -1,0 +1,289 @@
+"""From what a person asked for to a runtime configuration: a pure function.
+
+`compose` reads no file and probes nothing; what must be looked up (user, devices, volumes, the
+namespaces of other containers) comes in as `Resolved`. Policy of the defaults is in `defaults`.
+Source: runtime-spec config.md; image-spec conversion.md.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from onggi.engine import defaults
+from onggi.engine.api.spec import ContainerSpec, MountSpec
+from onggi.engine.resources import compose_resources
+from onggi.errors import InvalidArgument
+from onggi.kernel.capabilities import DEFAULT, NAMES, canonical
+from onggi.specs.image import ContainerConfig
+from onggi.specs.runtime import (
+    Capabilities,
+    Config,
+    ConsoleSize,
+    Device,
+    IdMapping,
+    Linux,
+    Mount,
+    Namespace,
+    Process,
+    Rlimit,
+    Root,
+    User,
+)
+
+ID_RANGE = 65536
+_NAMESPACE_MODES = ("network", "ipc", "pid", "uts")
+
+
+class Resolved(Struct, frozen=True):
+    """What the engine looked up for one container.
+
+    `joins`: namespace type → path of a namespace to join. `files`: /etc/hosts and its like as
+    (target, host path). `volumes`: volume name → host directory.
+    """
+
+    user: User
+    home: str = "/"
+    id_base: int | None = None
+    joins: dict[str, str] = {}
+    files: tuple[tuple[str, str], ...] = ()
+    volumes: dict[str, str] = {}
+    devices: tuple[Device, ...] = ()
+    throttle_devices: dict[str, tuple[int, int]] = {}
+    cgroups_path: str = ""
+
+
+def compose(
+    spec: ContainerSpec, image: ContainerConfig, found: Resolved, container_id: str
+) -> Config:
+    """The runtime configuration of a container, without its seccomp profile.
+
+    Raises:
+        InvalidArgument: nothing to execute, or options that contradict each other.
+    """
+    namespaces = _namespaces(spec, found)
+    own_user = any(n.type == "user" and not n.path for n in namespaces)
+    mapping = (
+        (IdMapping(container_id=0, host_id=found.id_base, size=ID_RANGE),)
+        if own_user and found.id_base is not None
+        else ()
+    )
+    shares_uts = not any(n.type == "uts" and not n.path for n in namespaces)
+    return Config(
+        oci_version="1.2.0",
+        root=Root(path="rootfs", readonly=spec.read_only),
+        hostname=None if shares_uts else hostname(spec, container_id),
+        domainname=None if shares_uts else spec.domainname or None,
+        process=_process(spec, image, found, container_id),
+        mounts=_mounts(spec, found),
+        annotations=dict(spec.labels),
+        linux=Linux(
+            namespaces=namespaces,
+            uid_mappings=mapping,
+            gid_mappings=mapping,
+            devices=found.devices,
+            cgroups_path=found.cgroups_path,
+            resources=compose_resources(spec, found.devices, found.throttle_devices),
+            sysctl=dict(spec.sysctls),
+            masked_paths=() if _unmasked(spec) else defaults.MASKED_PATHS,
+            readonly_paths=() if _unmasked(spec) else defaults.READONLY_PATHS,
+        ),
+    )
+
+
+def hostname(spec: ContainerSpec, container_id: str) -> str:
+    """The container's hostname: as asked, or the id's beginning as docker does."""
+    return spec.hostname or container_id[:12]
+
+
+def arguments(spec: ContainerSpec, image: ContainerConfig) -> tuple[str, ...]:
+    """What is executed: an entrypoint given by the user discards the image's command.
+
+    Raises:
+        InvalidArgument: neither the user nor the image says what to execute.
+    """
+    if spec.entrypoint is not None:
+        result = spec.entrypoint + spec.command
+    else:
+        result = (image.entrypoint or ()) + (spec.command or image.cmd or ())
+    if not result or not result[0]:
+        raise InvalidArgument(
+            f"image {spec.image} names no command to execute",
+            hint="write one behind the image: onggi run IMAGE COMMAND",
+        )
+    return result
+
+
+def security_options(spec: ContainerSpec) -> dict[str, str]:
+    """`--security-opt` as a mapping.
+
+    Raises:
+        InvalidArgument: an option nobody knows.
+    """
+    known = {"no-new-privileges", "seccomp", "systempaths", "apparmor", "label"}
+    options: dict[str, str] = {}
+    for text in spec.security_opt:
+        name, separator, value = text.partition("=")
+        if not separator:
+            name, _, value = text.partition(":")
+        if name not in known:
+            raise InvalidArgument(
+                f"unknown --security-opt {text!r}", hint=f"known are: {', '.join(sorted(known))}"
+            )
+        options[name] = value
+    return options
+
+
+def _unmasked(spec: ContainerSpec) -> bool:
+    return spec.privileged or security_options(spec).get("systempaths") == "unconfined"
+
+
+def _namespaces(spec: ContainerSpec, found: Resolved) -> tuple[Namespace, ...]:
+    """The namespaces to make (no path) or join; a missing type stays the host's."""
+    result = [Namespace(type="mount")]
+    for kind in _NAMESPACE_MODES:
+        mode = getattr(spec, kind)
+        if kind in found.joins:
+            result.append(Namespace(type=kind, path=found.joins[kind]))
+        elif mode != "host":
+            result.append(Namespace(type=kind))
+    if "user" in found.joins:
+        result.append(Namespace(type="user", path=found.joins["user"]))
+    elif found.id_base is not None:
+        result.append(Namespace(type="user"))
+    if spec.cgroupns != "host":
+        result.append(Namespace(type="cgroup"))
+    return tuple(result)
+
+
+def _process(
+    spec: ContainerSpec, image: ContainerConfig, found: Resolved, container_id: str
+) -> Process:
+    return Process(
+        cwd=spec.workdir or image.working_dir or "/",
+        args=arguments(spec, image),
+        env=environment(
+            image.env or (),
+            spec.env,
+            home=found.home,
+            hostname=hostname(spec, container_id),
+            terminal=spec.tty,
+        ),
+        terminal=spec.tty,
+        console_size=ConsoleSize(height=0, width=0) if spec.tty else None,
+        user=found.user,
+        capabilities=capabilities(
+            spec.cap_add, spec.cap_drop, privileged=spec.privileged, uid=found.user.uid
+        ),
+        rlimits=tuple(
+            Rlimit(
+                type=f"RLIMIT_{limit.name.upper()}",
+                soft=limit.soft & 0xFFFFFFFFFFFFFFFF,
+                hard=limit.hard & 0xFFFFFFFFFFFFFFFF,
+            )
+            for limit in spec.ulimits
+        ),
+        no_new_privileges=security_options(spec).get("no-new-privileges", "false")
+        in ("", "true", "1"),
+        oom_score_adj=spec.oom_score_adj,
+    )
+
+
+def environment(
+    image: tuple[str, ...],
+    asked: tuple[str, ...],
+    *,
+    home: str,
+    hostname: str,
+    terminal: bool,
+) -> tuple[str, ...]:
+    """Defaults, then the image's variables, then the user's; `NAME` without `=` removes one."""
+    merged = {"PATH": defaults.PATH, "HOSTNAME": hostname}
+    if terminal:
+        merged["TERM"] = "xterm"
+    merged["HOME"] = home
+    for entry in image + asked:
+        name, separator, value = entry.partition("=")
+        if separator:
+            merged[name] = value
+        else:
+            merged.pop(name, None)
+    return tuple(f"{name}={value}" for name, value in merged.items())
+
+
+def capabilities(
+    add: tuple[str, ...], drop: tuple[str, ...], *, privileged: bool, uid: int
+) -> Capabilities:
+    """The five sets: the default set, plus and minus what was asked.
+
+    No inheritable set (CVE-2022-29162). A user other than root gets what was asked only as the
+    bounding set, as docker does: it gains them through set-user-id programs alone.
+
+    Raises:
+        InvalidArgument: a capability nobody knows.
+    """
+    if privileged:
+        names = frozenset(NAMES)
+    else:
+        adding, dropping = (_capability_names(names) for names in (add, drop))
+        start = frozenset(NAMES) if "ALL" in adding else frozenset(DEFAULT)
+        start = frozenset() if "ALL" in dropping else start
+        names = (start | (adding - {"ALL"})) - (dropping - {"ALL"})
+    bounding = tuple(name for name in NAMES if name in names)
+    effective = bounding if uid == 0 else ()
+    return Capabilities(bounding=bounding, effective=effective, permitted=effective)
+
+
+def _capability_names(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset("ALL" if name.upper() == "ALL" else canonical(name) for name in names)
+
+
+def _mounts(spec: ContainerSpec, found: Resolved) -> tuple[Mount, ...]:
+    """Default file systems, then the three files, then the user's in order of their depth.
+
+    A mount of the user's on a default's place replaces it.
+    """
+    shm = Mount(
+        destination="/dev/shm",  # noqa: S108 - the container's own
+        type="tmpfs",
+        source="shm",
+        options=("nosuid", "noexec", "nodev", "mode=1777", f"size={spec.shm_size_bytes}"),
+    )
+    base = [defaults.PROC, defaults.DEV, defaults.DEVPTS, defaults.SYSFS, defaults.CGROUP]
+    base += [defaults.MQUEUE] if spec.ipc != "host" else []
+    base += [shm] if not spec.ipc.startswith(("host", "none")) else []
+    if spec.privileged:
+        base = [_writable(mount) for mount in base]
+    base += [_file_mount(target, source) for target, source in found.files]
+    asked = [_user_mount(mount, found.volumes) for mount in spec.mounts]
+    replaced = {mount.destination for mount in asked}
+    kept = [mount for mount in base if mount.destination not in replaced]
+    return tuple(kept + sorted(asked, key=lambda mount: mount.destination.count("/")))
+
+
+def _writable(mount: Mount) -> Mount:
+    options = tuple(option for option in mount.options if option != "ro")
+    return Mount(
+        destination=mount.destination, type=mount.type, source=mount.source, options=options
+    )
+
+
+def _file_mount(target: str, source: str) -> Mount:
+    return Mount(destination=target, type="bind", source=source, options=("bind", "rprivate"))
+
+
+def _user_mount(mount: MountSpec, volumes: dict[str, str]) -> Mount:
+    if mount.kind == "tmpfs":
+        options = ("nosuid", "nodev", "noexec", *mount.options)
+        if mount.tmpfs_size_bytes is not None:
+            options += (f"size={mount.tmpfs_size_bytes}",)
+        if mount.tmpfs_mode is not None:
+            options += (f"mode={mount.tmpfs_mode:o}",)
+        options += ("ro",) if mount.read_only else ()
+        return Mount(destination=mount.target, type="tmpfs", source="tmpfs", options=options)
+    source = volumes[mount.source] if mount.kind == "volume" else mount.source
+    options = ("rbind" if mount.recursive else "bind", mount.propagation or "rprivate")
+    # Recursive: a read-only bind whose submounts stay writable is not what people mean by it.
+    options += ("rro",) if mount.read_only else ()
+    return Mount(
+        destination=mount.target, type="bind", source=source, options=options + mount.options
+    )

@@ -1,0 +1,77 @@
+"""What the rooms of the engine share: one value each of layout, host, records, images, tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from onggi.engine.api.answers import ExitStatus
+from onggi.engine.events import Events
+from onggi.engine.idranges import IdRanges
+from onggi.engine.layout import Layout
+from onggi.engine.places import Places
+from onggi.engine.records import Records
+from onggi.engine.tasks import Task
+from onggi.errors import Unavailable
+from onggi.image.images import ImageStore
+from onggi.kernel.cgroups.driver import Cgroup
+from onggi.runtime.host import HostFacts
+from onggi.sandbox.keel import Keel
+
+
+class Core:
+    """Owned by the engine; rooms hold a reference and no copies of what is in it.
+
+    `tasks`: session id (a container's or an exec's) → its live task. `ends`: container id → the
+    future of how its present run ends. `gone`: container id → set when nothing of it is left.
+    """
+
+    def __init__(
+        self, layout: Layout, host: HostFacts, records: Records, images: ImageStore, keel: Keel
+    ) -> None:
+        self.layout = layout
+        self.places = Places(layout)
+        self.host = host
+        self.records = records
+        self.images = images
+        self.keel = keel
+        self.events = Events()
+        self.ranges = IdRanges(host.uid_pool, layout.instance)
+        self.loop = asyncio.get_running_loop()
+        self.started_ns = time.time_ns()
+        self.tasks: dict[str, Task] = {}
+        self.ends: dict[str, asyncio.Future[ExitStatus]] = {}
+        self.gone: dict[str, asyncio.Event] = {}
+        self.locks: dict[str, asyncio.Lock] = {}
+        self.stopping = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+
+    def cgroup(self, container_id: str) -> Cgroup:
+        """The container's cgroup, whether it exists or not."""
+        return Cgroup(self.host.cgroups, self.places.cgroup(container_id))
+
+    def lock(self, container_id: str) -> asyncio.Lock:
+        """One change of one container at a time."""
+        return self.locks.setdefault(container_id, asyncio.Lock())
+
+    def running(self, container_id: str) -> Task | None:
+        """The container's live task; None when it does not run."""
+        return self.tasks.get(container_id)
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something off the path that a user waits on; `drain` waits for it."""
+        task = self.loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def drain(self) -> None:
+        """Wait for all background work."""
+        while self._background:
+            await asyncio.wait(self._background)
+
+    def check_open(self) -> None:
+        """Raises: Unavailable: the engine is stopping."""
+        if self.stopping.is_set():
+            raise Unavailable("the engine is stopping", hint="run the command again")

@@ -1,0 +1,84 @@
+"""What a container gets when nobody says otherwise: data only.
+
+Source: runtime-spec config-linux.md#default-filesystems, #masked-paths; the lists agree with
+those that docker and podman use, so that applications meet what they know.
+"""
+
+from __future__ import annotations
+
+from onggi.specs.runtime import DeviceRule, Mount
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PIDS_LIMIT = 2048
+
+PROC = Mount(destination="/proc", type="proc", source="proc", options=("nosuid", "noexec", "nodev"))
+DEV = Mount(
+    destination="/dev",
+    type="tmpfs",
+    source="tmpfs",
+    options=("nosuid", "noexec", "strictatime", "mode=755", "size=65536k"),
+)
+DEVPTS = Mount(
+    destination="/dev/pts",
+    type="devpts",
+    source="devpts",
+    options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+)
+SYSFS = Mount(
+    destination="/sys", type="sysfs", source="sysfs", options=("nosuid", "noexec", "nodev", "ro")
+)
+CGROUP = Mount(
+    destination="/sys/fs/cgroup",
+    type="cgroup",
+    source="cgroup",
+    options=("nosuid", "noexec", "nodev", "relatime", "ro"),
+)
+MQUEUE = Mount(
+    destination="/dev/mqueue",
+    type="mqueue",
+    source="mqueue",
+    options=("nosuid", "noexec", "nodev"),
+)
+
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+READONLY_PATHS = (
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+)
+
+#: The nodes every container may use, and mknod without use (runtime-spec #allowed-device-list).
+DEVICE_RULES = (
+    DeviceRule(allow=False, access="rwm"),
+    DeviceRule(allow=True, type="c", access="m"),
+    DeviceRule(allow=True, type="b", access="m"),
+    *(
+        DeviceRule(allow=True, type="c", major=major, minor=minor, access="rwm")
+        for major, minor in (
+            (1, 3),
+            (1, 5),
+            (1, 7),
+            (1, 8),
+            (1, 9),
+            (5, 0),
+            (5, 2),
+            (136, None),
+        )
+    ),
+)
+ALL_DEVICES = (DeviceRule(allow=True, access="rwm"),)

@@ -1,0 +1,111 @@
+"""The one place where things are wired together: an engine over one root directory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from onggi.engine.containers import Containers
+from onggi.engine.core import Core
+from onggi.engine.execs import Execs
+from onggi.engine.image_calls import ImageCalls
+from onggi.engine.layout import Layout
+from onggi.engine.listing import Listing
+from onggi.engine.logs import Logs
+from onggi.engine.measure import Measure
+from onggi.engine.places import Places
+from onggi.engine.reconcile import reconcile
+from onggi.engine.records import Records
+from onggi.engine.system import System
+from onggi.engine.views import Views
+from onggi.engine.volumes import Volumes
+from onggi.image.images import ImageStore
+from onggi.runtime.host import probe
+from onggi.sandbox.keel import Keel
+
+
+class Engine:
+    """Everything one root directory holds. The caller holds the root's lock."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        volumes, measure = Volumes(core), Measure(core)
+        self._containers = Containers(core, volumes)
+        self._handlers = _handlers(core, self._containers, volumes, measure)
+
+    @classmethod
+    async def open(cls, layout: Layout) -> Engine:
+        """Open the root, and make records and kernel agree.
+
+        Raises:
+            EngineError: the root cannot be used.
+        """
+        places = Places(layout)
+        places.prepare()
+        core = Core(layout, probe(), Records(places.records), ImageStore(places.images), Keel())
+        engine = cls(core)
+        await reconcile(core, engine._containers)
+        return engine
+
+    def handlers(self) -> Mapping[str, Callable[..., Any]]:
+        """Call name → handler, as `engine.api.calls.CALLS` declares them."""
+        return self._handlers
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set when somebody asked the engine to end."""
+        return self._core.stopping
+
+    async def close(self) -> None:
+        """Let go of everything; containers run on under their monitors."""
+        self._core.stopping.set()
+        await self._core.drain()
+        for task in list(self._core.tasks.values()):
+            task.detach()
+        self._core.records.close()
+        self._core.keel.close()
+
+
+def _handlers(
+    core: Core, containers: Containers, volumes: Volumes, measure: Measure
+) -> dict[str, Callable[..., Any]]:
+    listing, execs, logs = Listing(core), Execs(core), Logs(core)
+    images, views, system = ImageCalls(core), Views(core, measure), System(core)
+    return {
+        "containers.create": containers.create,
+        "containers.run": containers.run,
+        "containers.start": containers.start,
+        "containers.exec": execs.exec,
+        "containers.attach": containers.attach,
+        "containers.resize": containers.resize,
+        "containers.signal": containers.signal_session,
+        "containers.stop": containers.stop,
+        "containers.kill": containers.kill,
+        "containers.wait": containers.wait,
+        "containers.remove": containers.remove,
+        "containers.list": listing.list_containers,
+        "containers.inspect": listing.inspect,
+        "containers.top": listing.top,
+        "containers.logs": logs.logs,
+        "containers.stats": measure.stats,
+        "containers.export": images.export,
+        "containers.explain": views.explain,
+        "containers.view": views.view,
+        "images.list": images.list_images,
+        "images.inspect": images.inspect,
+        "images.tag": images.tag,
+        "images.remove": images.remove,
+        "images.load": images.load,
+        "images.save": images.save,
+        "images.import": images.import_,
+        "images.bootstrap": images.bootstrap,
+        "volumes.create": volumes.create,
+        "volumes.list": volumes.list_volumes,
+        "volumes.inspect": volumes.inspect,
+        "volumes.remove": volumes.remove,
+        "events": core.events.listen,
+        "system.info": system.info,
+        "engine.status": system.status,
+        "engine.stop": system.stop,
+    }

@@ -1,0 +1,167 @@
+"""More processes in running containers: `onggi exec`.
+
+An exec is a task of its own with its own monitor; it has no record, since it cannot outlive the
+container whose namespaces it enters. Source: docker-exec(1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from onggi.engine.api.answers import ExitStatus, Session
+from onggi.engine.api.requests import ExecRequest
+from onggi.engine.cleanup import remove_task_directory
+from onggi.engine.compose import capabilities
+from onggi.engine.core import Core
+from onggi.engine.ends import describe_end
+from onggi.engine.names import new_id
+from onggi.engine.prepare import layers_of, seccomp_profile, with_seccomp
+from onggi.engine.records import ContainerRecord
+from onggi.engine.tasks import Task
+from onggi.errors import FailedPrecondition, InvalidArgument
+from onggi.image.users import resolve_user
+from onggi.runtime.failure import explain_failure, explain_warning
+from onggi.runtime.plan import plan_exec
+from onggi.runtime.request import ExecRequest as ExecPlan
+from onggi.runtime.request import Supervision
+from onggi.sandbox.messages import Failed
+from onggi.sandbox.monitor import Monitor
+from onggi.specs.runtime import Config, ConsoleSize, Process, User, parse_config
+
+Item = Session | ExitStatus | tuple[Session, int]
+
+
+class Execs:
+    """Execs of one engine."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def exec(self, request: ExecRequest, _fds: list[int]) -> AsyncIterator[Item]:
+        """Run a command in a running container.
+
+        Raises:
+            FailedPrecondition: it does not run. StartFailed: the command cannot be executed.
+        """
+        core = self._core
+        record = core.records.find_container(request.target)
+        main = core.running(record.id)
+        if main is None:
+            raise FailedPrecondition(
+                f"container {record.name} does not run",
+                hint=f"start it with onggi start {record.name}",
+            )
+        if not request.command or not request.command[0]:
+            raise InvalidArgument("nothing to execute", hint="write onggi exec CONTAINER COMMAND")
+        session = new_id()
+        ours, theirs = (None, None) if request.detach else socket.socketpair()
+        try:
+            task, warnings = await self._start(request, record, main, session, theirs)
+        except BaseException:
+            if ours is not None:
+                ours.close()
+            raise
+        finally:
+            if theirs is not None:
+                theirs.close()
+        item = Session(
+            id=record.id, name=record.name, session=session, pid=task.pid, warnings=warnings
+        )
+        if ours is None:
+            yield item
+            return
+        yield item, ours.detach()
+        event = await asyncio.shield(task.exited)
+        yield describe_end(event, None, "")
+
+    async def _start(
+        self,
+        request: ExecRequest,
+        record: ContainerRecord,
+        main: Task,
+        session: str,
+        stream: socket.socket | None,
+    ) -> tuple[Task, tuple[str, ...]]:
+        core = self._core
+        run_dir = f"{core.places.task(record.id)}/exec-{session[:16]}"
+        config = parse_config(record.config)
+        process = self._process(request, record, config)
+        full = with_seccomp(
+            config, None if request.privileged else seccomp_profile(core, record.spec, config)
+        )
+        plan = plan_exec(
+            process,
+            full,
+            core.host,
+            ExecPlan(
+                supervision=Supervision(
+                    run_dir=run_dir,
+                    record_name="",
+                    stdin=request.stdin_open,
+                    rows=request.size.rows,
+                    columns=request.size.columns,
+                ),
+                cgroup_procs=core.cgroup(record.id).procs_paths(),
+                keyring=record.id[:12],
+            ),
+        )
+        os.mkdir(run_dir, 0o700)
+        try:
+            task = Task(Monitor.spawn(core.keel, plan, (main.pidfd,)), core.loop)
+            if stream is not None:
+                task.monitor.attach(
+                    stream.fileno(), stdin=request.stdin_open, stdout=True, stderr=True
+                )
+            task.monitor.go()
+            outcome = await task.started
+            if isinstance(outcome, Failed):
+                raise explain_failure(outcome, plan)
+        except BaseException:
+            remove_task_directory(run_dir)
+            raise
+        core.tasks[session] = task
+        task.exited.add_done_callback(lambda _: self._ended(session, run_dir))
+        core.events.publish(
+            "container", "exec_start", record.id, name=record.name, command=request.command[0]
+        )
+        return task, plan.warnings + tuple(explain_warning(w, plan) for w in task.warnings)
+
+    def _ended(self, session: str, run_dir: str) -> None:
+        self._core.tasks.pop(session, None)
+        remove_task_directory(run_dir)
+
+    def _process(self, request: ExecRequest, record: ContainerRecord, config: Config) -> Process:
+        """The container's process with what this command changes."""
+        base = config.process or Process(cwd="/")
+        user, home = base.user, ""
+        if request.user:
+            found = resolve_user(request.user, layers_of(self._core, record), ())
+            user, home = (
+                User(uid=found.uid, gid=found.gid, additional_gids=found.groups),
+                found.home,
+            )
+        env = {e.partition("=")[0]: e for e in base.env}
+        if home:
+            env["HOME"] = f"HOME={home}"
+        if request.tty:
+            env.setdefault("TERM", "TERM=xterm")
+        env.update({e.partition("=")[0]: e for e in request.env if "=" in e})
+        privileged = request.privileged or record.spec.privileged
+        return msgspec.structs.replace(
+            base,
+            args=request.command,
+            env=tuple(env.values()),
+            cwd=request.workdir or base.cwd,
+            terminal=request.tty,
+            console_size=ConsoleSize(height=0, width=0) if request.tty else None,
+            user=user,
+            capabilities=capabilities(
+                record.spec.cap_add, record.spec.cap_drop, privileged=privileged, uid=user.uid
+            ),
+            oom_score_adj=None,
+        )

@@ -1,0 +1,230 @@
+"""Images of one engine: the calls of `engine.api` over `image.images`, long work in threads.
+
+Progress crosses from the worker thread to the caller's stream through a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from msgspec import to_builtins
+
+from onggi.engine.api.answers import ImageAnswer, ImageSummary, Progress
+from onggi.engine.api.requests import (
+    BootstrapRequest,
+    ExportRequest,
+    ImageImportRequest,
+    ImageLoadRequest,
+    ImageRemoveRequest,
+    ImageSaveRequest,
+    ListRequest,
+    Nothing,
+    TagRequest,
+    Target,
+)
+from onggi.engine.core import Core
+from onggi.engine.filters import Filters
+from onggi.engine.prepare import layers_of
+from onggi.errors import Conflict, InvalidArgument
+from onggi.image import archive, bootstrap
+from onggi.image.images import Image
+
+Report = Callable[[str, int, int], None]
+
+
+class ImageCalls:
+    """Images of one engine."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def list_images(self, request: ListRequest, _fds: list[int]) -> tuple[ImageSummary, ...]:
+        """All images, newest first."""
+        filters = Filters(request.filters, ("reference", "dangling", "label"))
+        images = [i for i in self._core.images.list() if _matches(filters, i)]
+        images.sort(key=lambda image: image.created, reverse=True)
+        users = [record.image_id for record in self._core.records.containers.values()]
+        return tuple(_summary(image, users.count(image.id)) for image in images)
+
+    async def inspect(self, request: Target, _fds: list[int]) -> dict[str, Any]:
+        """One image as docker shows it. Source: Docker Engine API v1.51 ImageInspect."""
+        image = self._core.images.resolve(request.target)
+        config = image.config
+        return {
+            "Id": image.id,
+            "RepoTags": list(image.names),
+            "RepoDigests": [image.manifest_digest],
+            "Created": image.created,
+            "Architecture": config.architecture,
+            "Os": config.os,
+            "Size": image.size_bytes,
+            "Config": to_builtins(config.config) if config.config else {},
+            "RootFS": {"Type": "layers", "Layers": list(config.rootfs.diff_ids or ())},
+        }
+
+    async def tag(self, request: TagRequest, _fds: list[int]) -> Nothing:
+        """Give an image one more name."""
+        self._core.images.tag(request.source, request.target)
+        self._core.events.publish("image", "tag", request.source, name=request.target)
+        return Nothing()
+
+    async def remove(self, request: ImageRemoveRequest, _fds: list[int]) -> tuple[str, ...]:
+        """Remove a name; with the last one the image, unless a container uses it.
+
+        Raises:
+            Conflict: a container uses the image. NotFound: no such image.
+        """
+        core = self._core
+        image = core.images.resolve(request.target)
+        last = len(image.names) <= 1 or image.id.removeprefix("sha256:").startswith(request.target)
+        users = [r for r in core.records.containers.values() if r.image_id == image.id]
+        if last and users:
+            raise Conflict(
+                f"image {request.target} is used by {len(users)} containers, "
+                f"{users[0].name or users[0].id[:12]} for one",
+                hint="remove them first",
+            )
+        in_use = frozenset(chain for r in core.records.containers.values() for chain in r.chain_ids)
+        removed = await asyncio.to_thread(core.images.remove, request.target, in_use)
+        core.events.publish("image", "delete", image.id)
+        return tuple(removed)
+
+    async def load(
+        self, _request: ImageLoadRequest, fds: list[int]
+    ) -> AsyncIterator[Progress | ImageAnswer]:
+        """Read an archive of docker's or of OCI's form."""
+        source = _one_descriptor(fds, "the archive")
+        loaded: list[Image] = []
+
+        def work(report: Report) -> None:
+            loaded.extend(archive.load(self._core.images, source, report))
+
+        async for progress in _watch(work):
+            yield progress
+        for image in loaded:
+            self._core.events.publish("image", "load", image.id)
+            yield ImageAnswer(id=image.id, names=image.names)
+
+    async def save(self, request: ImageSaveRequest, fds: list[int]) -> AsyncIterator[Progress]:
+        """Write an archive."""
+        sink = _one_descriptor(fds, "the place to write to")
+        images = tuple(request.images)
+
+        def work(report: Report) -> None:
+            archive.save(self._core.images, images, sink, request.format, report)
+
+        async for progress in _watch(work):
+            yield progress
+
+    async def import_(
+        self, request: ImageImportRequest, fds: list[int]
+    ) -> AsyncIterator[Progress | ImageAnswer]:
+        """Make an image of one layer from a root file system's tar."""
+        source = _one_descriptor(fds, "the archive")
+        made: list[Image] = []
+
+        def work(report: Report) -> None:
+            made.append(
+                archive.import_rootfs(
+                    self._core.images,
+                    source,
+                    request.reference,
+                    request.changes,
+                    request.message,
+                    report,
+                )
+            )
+
+        async for progress in _watch(work):
+            yield progress
+        self._core.events.publish("image", "import", made[0].id)
+        yield ImageAnswer(id=made[0].id, names=made[0].names)
+
+    async def bootstrap(
+        self, request: BootstrapRequest, _fds: list[int]
+    ) -> AsyncIterator[Progress | ImageAnswer]:
+        """Make a base image from Debian's packages."""
+        made: list[Image] = []
+
+        def work(report: Report) -> None:
+            made.append(
+                bootstrap.bootstrap(
+                    self._core.images,
+                    request.base,
+                    request.include,
+                    request.reference,
+                    request.variant,
+                    report,
+                )
+            )
+
+        async for progress in _watch(work):
+            yield progress
+        self._core.events.publish("image", "bootstrap", made[0].id)
+        yield ImageAnswer(id=made[0].id, names=made[0].names)
+
+    async def export(self, request: ExportRequest, fds: list[int]) -> Nothing:
+        """Write a container's root file system as a tar."""
+        record = self._core.records.find_container(request.target)
+        sink = _one_descriptor(fds, "the place to write to")
+        await asyncio.to_thread(archive.export, layers_of(self._core, record), sink)
+        return Nothing()
+
+
+async def _watch(work: Callable[[Report], None]) -> AsyncIterator[Progress]:
+    """Run `work` in a thread and yield what it reports; its error is raised at the end."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+
+    def report(stage: str, done: int, total: int) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, Progress(stage=stage, done=done, total=total))
+
+    def run() -> None:
+        try:
+            work(report)
+        finally:
+            loop.call_soon_threadsafe(queue.put_nowait, None)
+
+    thread = asyncio.create_task(asyncio.to_thread(run))
+    try:
+        while (progress := await queue.get()) is not None:
+            yield progress
+    finally:
+        # A caller who goes away does not stop the work: it ends, and what it made stays.
+        await asyncio.shield(thread)
+
+
+def _one_descriptor(fds: list[int], what: str) -> int:
+    if len(fds) != 1:
+        raise InvalidArgument(f"the request does not carry {what}")
+    return fds[0]
+
+
+def _matches(filters: Filters, image: Image) -> bool:
+    labels = (image.config.config.labels if image.config.config else None) or {}
+    return (
+        filters.accepts("dangling", str(not image.names).lower())
+        and filters.accepts_label(labels)
+        and (
+            not filters.has("reference")
+            or any(
+                name == wanted or name.startswith(f"{wanted}:")
+                for name in image.names
+                for wanted in filters.get("reference")
+            )
+        )
+    )
+
+
+def _summary(image: Image, containers: int) -> ImageSummary:
+    return ImageSummary(
+        id=image.id,
+        names=image.names,
+        digest=image.manifest_digest,
+        created=image.created,
+        size_bytes=image.size_bytes,
+        platform=image.platform,
+        containers=containers,
+    )

@@ -1,0 +1,341 @@
+"""Everything one start needs before keel is spawned: looked up, made, composed, planned.
+
+Lookups become `Resolved`, `compose` makes the configuration, the planner the plan. What is
+made here (three files, a snapshot, a cgroup, the monitor's directory) is named after the container
+and taken away by `cleanup`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from onggi.engine.api.requests import TerminalSize
+from onggi.engine.api.spec import ContainerSpec
+from onggi.engine.compose import Resolved, compose, hostname, security_options
+from onggi.engine.core import Core
+from onggi.engine.places import log_name
+from onggi.engine.records import ContainerRecord
+from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
+from onggi.image.images import Image
+from onggi.image.snapshots import Rootfs
+from onggi.image.users import resolve_user
+from onggi.kernel.seccomp.profile import default_profile, load_profile
+from onggi.network import files
+from onggi.runtime.plan import plan
+from onggi.runtime.request import Overlay, StartRequest, Supervision
+from onggi.runtime.steps import Plan
+from onggi.specs.image import ContainerConfig
+from onggi.specs.runtime import Config, Device, Seccomp, User
+
+EXIT_RECORD = "exit"
+_JOINABLE = ("network", "ipc", "pid", "uts")
+_PROC_NAMES = {"network": "net", "ipc": "ipc", "pid": "pid", "uts": "uts", "user": "user"}
+
+
+class Launch(Struct, frozen=True):
+    """What a start is made of: `config` without the seccomp profile, and the plan."""
+
+    config: Config
+    plan: Plan
+    warnings: tuple[str, ...]
+
+
+def joined_container(core: Core, spec: ContainerSpec) -> ContainerRecord | None:
+    """The container whose namespaces this one joins; None: none.
+
+    Raises:
+        FailedPrecondition: it does not run. InvalidArgument: more than one is named.
+        NotFound: there is no such container.
+    """
+    names = {
+        mode.removeprefix("container:")
+        for mode in (getattr(spec, kind) for kind in _JOINABLE)
+        if mode.startswith("container:")
+    }
+    if not names:
+        return None
+    if len(names) > 1:
+        raise InvalidArgument("namespaces of two different containers cannot be joined at once")
+    record = core.records.find_container(names.pop())
+    if core.running(record.id) is None:
+        raise FailedPrecondition(
+            f"container {record.name} does not run, so its namespaces cannot be joined",
+            hint=f"start it with onggi start {record.name}",
+        )
+    return record
+
+
+def own_id_range(spec: ContainerSpec, joined: ContainerRecord | None) -> bool:
+    """Whether the container gets a user namespace and a range of ids of its own."""
+    if spec.userns not in ("", "host", "private", "auto"):
+        raise InvalidArgument(f"unknown --userns {spec.userns!r}", hint="use host, or leave it out")
+    return joined is None and spec.userns != "host" and not spec.privileged
+
+
+@contextlib.contextmanager
+def joins(core: Core, record: ContainerRecord) -> Iterator[dict[str, str]]:
+    """Paths of the namespaces to join, held open by descriptors for as long as the block runs.
+
+    All joins go to one container, and its user namespace is joined with them: the kernel lets only
+    the owner of a namespace mount what shows it.
+    """
+    target = joined_container(core, record.spec)
+    if target is None:
+        yield {}
+        return
+    task = core.running(target.id)
+    kinds = [k for k in _JOINABLE if getattr(record.spec, k).startswith("container:")]
+    if target.id_base is not None:
+        kinds.append("user")
+    with contextlib.ExitStack() as stack:
+        paths = {}
+        for kind in kinds:
+            fd = os.open(f"/proc/{target.pid}/ns/{_PROC_NAMES[kind]}", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            paths[kind] = f"/proc/{os.getpid()}/fd/{fd}"
+        # Alive now, so the process opened above was it and no other with a recycled id.
+        if task is None or not task.signal(0):
+            raise FailedPrecondition(f"container {target.name} has just ended")
+        yield paths
+
+
+def launch(
+    core: Core,
+    record: ContainerRecord,
+    image: Image,
+    size: TerminalSize,
+    joined: dict[str, str],
+) -> Launch:
+    """Make what the start needs and plan it.
+
+    Raises:
+        EngineError: something named in the specification is missing or wrong.
+    """
+    rootfs = core.images.snapshots.prepare(record.id, image.chain_ids)
+    layers = (f"{rootfs.upper}/fs", *rootfs.lowers)
+    image_config = image.config.config or ContainerConfig()
+    found = resolve(core, record, image_config, layers, joined)
+    write_files(core, record)
+    config = compose(record.spec, image_config, found, record.id)
+    cgroup = core.cgroup(record.id)
+    resources = config.linux.resources if config.linux else None
+    warnings: tuple[str, ...] = ()
+    if resources is not None:
+        cgroup.create(resources)
+        warnings = cgroup.apply(resources)
+    os.makedirs(core.places.task(record.id), mode=0o700, exist_ok=True)
+    made = _plan(core, record, config, rootfs, size, cgroup.procs_paths())
+    return Launch(config=config, plan=made, warnings=warnings + made.warnings)
+
+
+def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
+    """The plan that `launch` would make, with nothing made.
+
+    Raises:
+        EngineError: as `launch`.
+    """
+    rootfs = core.images.snapshots.rootfs(record.id, image.chain_ids)
+    image_config = image.config.config or ContainerConfig()
+    found = resolve(core, record, image_config, rootfs.lowers, {})
+    config = compose(record.spec, image_config, found, record.id)
+    hierarchies = core.host.cgroups.hierarchies
+    cgroup = core.places.cgroup(record.id)
+    paths = tuple(f"{h.mount_point}/{cgroup}/cgroup.procs" for h in hierarchies)
+    made = _plan(core, record, config, rootfs, TerminalSize(), paths)
+    return Launch(config=config, plan=made, warnings=made.warnings)
+
+
+def _plan(
+    core: Core,
+    record: ContainerRecord,
+    config: Config,
+    rootfs: Rootfs,
+    size: TerminalSize,
+    cgroup_procs: tuple[str, ...],
+) -> Plan:
+    spec = record.spec
+    request = StartRequest(
+        supervision=Supervision(
+            run_dir=core.places.task(record.id),
+            log_dir=core.places.container(record.id),
+            log_name=log_name(record.id),
+            log_max_bytes=spec.log_max_bytes,
+            log_max_files=spec.log_max_files,
+            record_name=EXIT_RECORD,
+            stdin=spec.stdin_open,
+            rows=size.rows,
+            columns=size.columns,
+        ),
+        root_mountpoint=core.places.root_mountpoint,
+        overlay=Overlay(lowers=rootfs.lowers, upper=rootfs.upper, volatile=spec.auto_remove),
+        cgroup_procs=cgroup_procs,
+        reap=spec.init,
+        device_sources=tuple((d.container_path, d.host_path) for d in spec.devices),
+        keyring=record.id[:12],
+    )
+    return plan(with_seccomp(config, seccomp_profile(core, spec, config)), core.host, request)
+
+
+def resolve(
+    core: Core,
+    record: ContainerRecord,
+    image: ContainerConfig,
+    layers: tuple[str, ...],
+    joined: dict[str, str],
+) -> Resolved:
+    """Look up what the specification names: user, devices, volumes, paths.
+
+    Raises:
+        EngineError: one of them is missing.
+    """
+    spec = record.spec
+    user = resolve_user(spec.user or image.user, layers, spec.group_add)
+    return Resolved(
+        user=User(uid=user.uid, gid=user.gid, additional_gids=user.groups),
+        home=user.home,
+        id_base=record.id_base,
+        joins=joined,
+        files=file_paths(core, record),
+        volumes={m.source: core.places.volume(m.source) for m in spec.mounts if m.kind == "volume"},
+        devices=find_devices(spec),
+        throttle_devices=throttle_numbers(spec),
+        cgroups_path=f"/{core.places.cgroup(record.id)}",
+    )
+
+
+def file_paths(core: Core, record: ContainerRecord) -> tuple[tuple[str, str], ...]:
+    """(target, host path) of the files that name the container, unless the user mounts there."""
+    directory = core.places.container(record.id)
+    asked = {mount.target for mount in record.spec.mounts}
+    return tuple(
+        (f"/etc/{name}", f"{directory}/{name}")
+        for name in ("hosts", "resolv.conf", "hostname")
+        if f"/etc/{name}" not in asked
+    )
+
+
+def write_files(core: Core, record: ContainerRecord) -> None:
+    """Write /etc/hosts, /etc/resolv.conf and /etc/hostname of a container."""
+    spec = record.spec
+    directory = core.places.container(record.id)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    name = hostname(spec, record.id)
+    resolver = files.resolv_conf(
+        _host_resolver(),
+        spec.dns,
+        spec.dns_search,
+        spec.dns_options,
+        isolated=spec.network == "none",
+    )
+    texts = {
+        "hosts": files.hosts(name, spec.add_hosts),
+        "resolv.conf": resolver,
+        "hostname": f"{name}\n",
+    }
+    for file, text in texts.items():
+        with open(f"{directory}/{file}", "w", encoding="utf-8") as out:
+            os.fchmod(out.fileno(), 0o644)
+            out.write(text)
+
+
+def _host_resolver() -> str:
+    try:
+        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+            return file.read(65536)
+    except OSError:
+        return ""
+
+
+def find_devices(spec: ContainerSpec) -> tuple[Device, ...]:
+    """The device nodes asked for; all of the host's for a privileged container.
+
+    Raises:
+        NotFound: no such file. InvalidArgument: not a device.
+    """
+    found = [_device(d.host_path, d.container_path) for d in spec.devices]
+    if spec.privileged:
+        with os.scandir("/dev") as entries:
+            paths = sorted(e.path for e in entries if _is_device(e.stat(follow_symlinks=False)))
+        found += [_device(path, path) for path in paths if path != "/dev/console"]
+    return tuple(found)
+
+
+def _is_device(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
+
+
+def _device(host_path: str, container_path: str) -> Device:
+    status = _stat_device(host_path, "--device")
+    return Device(
+        path=container_path,
+        type="b" if stat.S_ISBLK(status.st_mode) else "c",
+        major=os.major(status.st_rdev),
+        minor=os.minor(status.st_rdev),
+        file_mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+    )
+
+
+def _stat_device(path: str, flag: str) -> os.stat_result:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise NotFound(f"{flag}: no such device on the host: {path} ({error.strerror})") from None
+    if not _is_device(status):
+        raise InvalidArgument(f"{flag}: {path} is not a device node")
+    return status
+
+
+def throttle_numbers(spec: ContainerSpec) -> dict[str, tuple[int, int]]:
+    """Device numbers of the disks that `--device-read-bps` and its like name."""
+    limits = spec.resources
+    entries = (
+        limits.device_read_bps
+        + limits.device_write_bps
+        + limits.device_read_iops
+        + limits.device_write_iops
+    )
+    numbers = {}
+    for entry in entries:
+        status = _stat_device(entry.path, "--device-…-bps/iops")
+        numbers[entry.path] = (os.major(status.st_rdev), os.minor(status.st_rdev))
+    return numbers
+
+
+def seccomp_profile(core: Core, spec: ContainerSpec, config: Config) -> Seccomp | None:
+    """The filter of a container: the default one, the user's own, or none.
+
+    Raises:
+        SpecError: the user's profile is wrong. NotFound: its file is missing.
+    """
+    choice = security_options(spec).get("seccomp", "")
+    if choice == "unconfined" or (spec.privileged and not choice):
+        return None
+    process = config.process
+    held = process.capabilities.bounding if process and process.capabilities else ()
+    if not choice or choice == "default":
+        return default_profile(frozenset(held), core.host.machine, core.host.kernel)
+    source = choice.encode() if choice.lstrip().startswith("{") else Path(choice)
+    return load_profile(source, frozenset(held), core.host.machine, core.host.kernel)
+
+
+def with_seccomp(config: Config, profile: Seccomp | None) -> Config:
+    """The configuration with its filter."""
+    if config.linux is None or profile is None:
+        return config
+    linux = msgspec.structs.replace(config.linux, seccomp=profile)
+    return msgspec.structs.replace(config, linux=linux)
+
+
+def layers_of(core: Core, record: ContainerRecord) -> tuple[str, ...]:
+    """The directories whose merged view is the container's root, topmost first."""
+    rootfs = core.images.snapshots.rootfs(record.id, record.chain_ids)
+    return (f"{rootfs.upper}/fs", *rootfs.lowers)

@@ -1,0 +1,141 @@
+"""After a start: compare the records with the kernel, and make them agree again.
+
+Each record that says something about a process is checked against its monitor; what nobody has a
+record of is taken away. Nothing is guessed: an exit that nobody saw is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+
+import msgspec
+
+from onggi.engine.cleanup import clean_container, clean_run, remove_cgroup, remove_task_directory
+from onggi.engine.containers import Containers
+from onggi.engine.core import Core
+from onggi.engine.prepare import EXIT_RECORD
+from onggi.engine.records import ContainerRecord
+from onggi.engine.tasks import Task
+from onggi.errors import EngineError
+from onggi.kernel.processes import boot_id
+from onggi.sandbox.messages import Exited, Started
+from onggi.sandbox.monitor import Monitor
+from onggi.sandbox.records import read_exit_record
+
+log = logging.getLogger(__name__)
+_ANSWER_S = 5.0
+
+
+async def reconcile(core: Core, containers: Containers) -> None:
+    """Bring every record up to date and remove what has none. Runs before the first request."""
+    boot = boot_id()
+    for record in list(core.records.containers.values()):
+        if record.state == "removing" and not await _alive(core, containers, record, boot):
+            core.background(clean_container(core, record))
+        elif record.state in ("starting", "running", "paused"):
+            await _settle(core, containers, record, boot)
+    await _remove_strangers(core)
+
+
+async def _settle(core: Core, containers: Containers, record: ContainerRecord, boot: str) -> None:
+    if await _alive(core, containers, record, boot):
+        return
+    event = await _exit_record(core, record, boot)
+    if record.state == "starting" and event is None:
+        # Nobody was told that it runs: it has not been started.
+        await clean_run(core, record)
+        undone = msgspec.structs.replace(record, state="created", id_base=None)
+        core.records.update_container(undone)
+        return
+    containers.ended(record.id, event)
+
+
+async def _alive(core: Core, containers: Containers, record: ContainerRecord, boot: str) -> bool:
+    """Take over the container's monitor, if there is one that answers."""
+    if record.boot_id != boot:
+        return False
+    try:
+        run_dirfd = os.open(core.places.task(record.id), os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        monitor = Monitor.connect(run_dirfd)
+    except EngineError:
+        return False
+    finally:
+        os.close(run_dirfd)
+    task = Task(monitor, core.loop)
+    monitor.request_info()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(task.started), _ANSWER_S)
+    answered = task.started.done() and isinstance(task.started.result(), Started)
+    if not answered:
+        task.detach()
+        return False
+    if record.id_base is not None:
+        core.ranges.keep(record.id_base)
+    if record.state == "starting":
+        record = msgspec.structs.replace(record, state="running", pid=task.pid)
+        core.records.update_container(record)
+    containers.adopt(record.id, task)
+    return True
+
+
+async def _exit_record(core: Core, record: ContainerRecord, boot: str) -> Exited | None:
+    """What the monitor wrote before it ended; None: unknown."""
+    if record.boot_id != boot:
+        return None
+    try:
+        run_dirfd = os.open(core.places.task(record.id), os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        written = read_exit_record(run_dirfd, EXIT_RECORD)
+    except EngineError as error:
+        log.warning("exit record of %s: %s", record.id[:12], error)
+        return None
+    finally:
+        os.close(run_dirfd)
+    if written is None:
+        return None
+    return Exited(
+        code=written.code,
+        signal=written.signal,
+        core_dumped=bool(written.core),
+        realtime_ns=written.exited_ns,
+        runtime_ns=written.runtime_ns,
+    )
+
+
+async def _remove_strangers(core: Core) -> None:
+    """Take away tasks' directories, cgroups, snapshots and files that no record names."""
+    known = core.records.containers
+    for name in _names(core.places.tasks):
+        if name not in known:
+            await remove_cgroup(core, name)
+            remove_task_directory(f"{core.places.tasks}/{name}")
+    for hierarchy in core.host.cgroups.hierarchies:
+        for name in _cgroups(f"{hierarchy.mount_point}/{core.places.cgroup_parent}"):
+            if name not in known:
+                await remove_cgroup(core, name)
+    for name in _names(core.places.containers):
+        if name not in known:
+            await asyncio.to_thread(remove_task_directory, f"{core.places.containers}/{name}")
+    await asyncio.to_thread(core.images.snapshots.remove_all_but, frozenset(known))
+    for name in _names(core.places.volumes):
+        if name not in core.records.volumes:
+            log.warning("volume directory %s has no record; it is kept", name)
+
+
+def _cgroups(parent: str) -> list[str]:
+    """Names of the cgroups in one of ours: its directories."""
+    return [name for name in _names(parent) if os.path.isdir(f"{parent}/{name}")]
+
+
+def _names(directory: str) -> list[str]:
+    with suppress(FileNotFoundError):
+        return os.listdir(directory)
+    return []

@@ -1,0 +1,179 @@
+"""What the engine must not forget: containers and volumes, in SQLite, mirrored in memory.
+
+A record is written before the kernel objects it names are made, and deleted after they are gone
+(ARCHITECTURE.md, crash-only). WAL with synchronous=NORMAL: a crash of the process loses nothing, a
+power cut may lose the last transactions but never consistency. Knows nothing about the kernel.
+Source: sqlite.org/wal.html.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from onggi.engine.api.answers import ExitStatus
+from onggi.engine.api.spec import ContainerSpec
+from onggi.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, ResourceExhausted
+
+State = Literal["created", "starting", "running", "paused", "exited", "removing"]
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS containers (
+  id TEXT PRIMARY KEY, name TEXT UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS volumes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+
+class ContainerRecord(Struct, frozen=True):
+    """One container. `name` is empty once removal has begun: a name is free at that moment.
+
+    `config` is the composed runtime configuration as JSON, without its seccomp profile.
+    `boot_id` is the boot in which `pid` meant something.
+    """
+
+    id: str
+    name: str
+    spec: ContainerSpec
+    image_id: str
+    chain_ids: tuple[str, ...]
+    created_ns: int
+    state: State = "created"
+    config: bytes = b""
+    started_ns: int = 0
+    finished_ns: int = 0
+    pid: int = 0
+    exit: ExitStatus | None = None
+    boot_id: str = ""
+    id_base: int | None = None
+    volumes: tuple[str, ...] = ()
+    killed_by: str = ""
+
+
+class VolumeRecord(Struct, frozen=True):
+    name: str
+    created_ns: int
+    labels: dict[str, str] = {}
+    anonymous: bool = False
+
+
+_Record = TypeVar("_Record", ContainerRecord, VolumeRecord)
+
+
+class Records:
+    """The engine's memory. One writer: the engine that holds the root's lock."""
+
+    def __init__(self, path: str) -> None:
+        """Open or create the database.
+
+        Raises:
+            DataLoss: the file is not a database, or of a later version.
+        """
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute("PRAGMA cache_size=-512")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise DataLoss(
+                    f"records {path} have version {version}, this engine knows {SCHEMA_VERSION}",
+                    hint="use the newer onggi that wrote them",
+                )
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self.containers = {r.id: r for r in self._load("containers", ContainerRecord)}
+            self.volumes = {r.name: r for r in self._load("volumes", VolumeRecord)}
+        except sqlite3.DatabaseError as error:
+            raise _database_error(error, path) from None
+        self.names = {r.name: r.id for r in self.containers.values() if r.name}
+        self._encode = msgspec.json.Encoder().encode
+
+    def _load(self, table: str, cls: type[_Record]) -> list[_Record]:
+        decode = msgspec.json.Decoder(cls).decode
+        rows = self._db.execute(f"SELECT record FROM {table}")  # noqa: S608 - a constant name
+        return [decode(blob) for (blob,) in rows]
+
+    def close(self) -> None:
+        """Checkpoint and close."""
+        self._db.close()
+
+    def insert_container(self, record: ContainerRecord) -> None:
+        """Store a new container.
+
+        Raises:
+            AlreadyExists: the name is taken; the message names the holder.
+        """
+        holder = self.names.get(record.name) if record.name else None
+        if holder is not None:
+            raise AlreadyExists(
+                f"the name {record.name!r} is taken by container {holder[:12]}",
+                hint=f"remove it with onggi rm {record.name}, or choose another --name",
+            )
+        self._write_container("INSERT INTO containers VALUES (?1, ?2, ?3)", record)
+
+    def update_container(self, record: ContainerRecord) -> None:
+        """Replace a container's record, its name included."""
+        old = self.containers[record.id]
+        if old.name and old.name != record.name:
+            self.names.pop(old.name, None)
+        self._write_container("UPDATE containers SET name=?2, record=?3 WHERE id=?1", record)
+
+    def _write_container(self, statement: str, record: ContainerRecord) -> None:
+        self._execute(statement, (record.id, record.name or None, self._encode(record)))
+        self.containers[record.id] = record
+        if record.name:
+            self.names[record.name] = record.id
+
+    def delete_container(self, container_id: str) -> None:
+        """Forget a container; one that is not there is no error."""
+        self._execute("DELETE FROM containers WHERE id=?", (container_id,))
+        old = self.containers.pop(container_id, None)
+        if old is not None and self.names.get(old.name) == container_id:
+            del self.names[old.name]
+
+    def find_container(self, target: str) -> ContainerRecord:
+        """The container with this name, id, or unique id prefix.
+
+        Raises:
+            NotFound: none. InvalidArgument: the prefix fits several.
+        """
+        found = self.containers.get(self.names.get(target, target))
+        if found is not None and found.name:
+            return found
+        rows = self._db.execute(
+            "SELECT id FROM containers WHERE id >= ? AND id < ? AND name NOT NULL LIMIT 2",
+            (target, target + "g"),
+        ).fetchall()
+        if len(rows) == 2:
+            raise InvalidArgument(f"{target!r} is the beginning of several container ids")
+        if not rows or not target:
+            raise NotFound(f"no such container: {target}", hint="onggi ps -a lists all")
+        return self.containers[rows[0][0]]
+
+    def put_volume(self, record: VolumeRecord) -> None:
+        """Store a volume, new or changed."""
+        blob = self._encode(record)
+        self._execute("INSERT OR REPLACE INTO volumes VALUES (?, ?)", (record.name, blob))
+        self.volumes[record.name] = record
+
+    def delete_volume(self, name: str) -> None:
+        """Forget a volume."""
+        self._execute("DELETE FROM volumes WHERE name=?", (name,))
+        self.volumes.pop(name, None)
+
+    def _execute(self, statement: str, values: tuple[object, ...]) -> None:
+        try:
+            self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise _database_error(error, "records") from None
+
+
+def _database_error(error: sqlite3.DatabaseError, path: str) -> DataLoss | ResourceExhausted:
+    if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return ResourceExhausted(
+            f"cannot write the records: {error}", hint="free some space on that filesystem"
+        )
+    return DataLoss(f"cannot use the records {path}: {error}")

@@ -1,0 +1,128 @@
+"""From docker's limits to the runtime specification's resources: a pure function.
+
+Source: docker-run(1), runtime-spec config-linux.md#control-groups.
+"""
+
+from __future__ import annotations
+
+from onggi.engine import defaults
+from onggi.engine.api.spec import ContainerSpec, ResourceSpec, Throttle
+from onggi.errors import InvalidArgument
+from onggi.specs.runtime import (
+    BlockIO,
+    Cpu,
+    Device,
+    DeviceRule,
+    Memory,
+    Pids,
+    Resources,
+    ThrottleDevice,
+)
+
+MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
+CPU_PERIOD_US = 100_000
+NANO = 1_000_000_000
+
+
+def compose_resources(
+    spec: ContainerSpec, devices: tuple[Device, ...], numbers: dict[str, tuple[int, int]]
+) -> Resources:
+    """Limits as the specification has them. `numbers`: device path → (major, minor).
+
+    Raises:
+        InvalidArgument: a limit below what works, or limits that contradict each other.
+    """
+    limits = spec.resources
+    rules = defaults.ALL_DEVICES if spec.privileged else _device_rules(spec, devices)
+    return Resources(
+        devices=rules,
+        memory=_memory(limits),
+        cpu=_cpu(limits),
+        pids=Pids(limit=limits.pids_limit or defaults.PIDS_LIMIT),
+        block_io=_block_io(limits, numbers),
+    )
+
+
+def _device_rules(spec: ContainerSpec, devices: tuple[Device, ...]) -> tuple[DeviceRule, ...]:
+    access = {device.container_path: device.access for device in spec.devices}
+    extra = tuple(
+        DeviceRule(
+            allow=True,
+            type=device.type,
+            major=device.major,
+            minor=device.minor,
+            access=access.get(device.path, "rwm"),
+        )
+        for device in devices
+    )
+    return defaults.DEVICE_RULES + extra
+
+
+def _memory(limits: ResourceSpec) -> Memory | None:
+    limit, swap = limits.memory_bytes, limits.memory_swap_bytes
+    if limit and limit < MINIMUM_MEMORY_BYTES:
+        raise InvalidArgument(
+            f"--memory {limit} is less than {MINIMUM_MEMORY_BYTES} bytes (6m)",
+            hint="no process starts below that",
+        )
+    if swap and not limit:
+        raise InvalidArgument("--memory-swap needs --memory", hint="set --memory too")
+    if swap > 0 and swap < limit:
+        raise InvalidArgument(
+            f"--memory-swap {swap} is less than --memory {limit}",
+            hint="--memory-swap is memory plus swap",
+        )
+    if limits.memory_reservation_bytes > limit > 0:
+        raise InvalidArgument("--memory-reservation is more than --memory")
+    if not (limit or limits.memory_reservation_bytes or limits.oom_kill_disable) and (
+        limits.memory_swappiness is None
+    ):
+        return None
+    return Memory(
+        limit=limit or None,
+        # docker's default: as much swap again as memory.
+        swap=(swap or 2 * limit) if limit else None,
+        reservation=limits.memory_reservation_bytes or None,
+        swappiness=limits.memory_swappiness,
+        disable_oom_killer=limits.oom_kill_disable,
+    )
+
+
+def _cpu(limits: ResourceSpec) -> Cpu | None:
+    if limits.nano_cpus and (limits.cpu_quota_us or limits.cpu_period_us):
+        raise InvalidArgument("--cpus and --cpu-quota/--cpu-period exclude each other")
+    quota, period = limits.cpu_quota_us or None, limits.cpu_period_us or None
+    if limits.nano_cpus:
+        period = CPU_PERIOD_US
+        quota = limits.nano_cpus * period // NANO
+        if quota < 1000:
+            raise InvalidArgument("--cpus is too small", hint="the smallest share is 0.01")
+    cpu = Cpu(
+        shares=limits.cpu_shares or None,
+        quota=quota,
+        period=period,
+        cpus=limits.cpuset_cpus or None,
+        mems=limits.cpuset_mems or None,
+    )
+    return cpu if cpu != Cpu() else None
+
+
+def _block_io(limits: ResourceSpec, numbers: dict[str, tuple[int, int]]) -> BlockIO | None:
+    def throttles(entries: tuple[Throttle, ...]) -> tuple[ThrottleDevice, ...]:
+        return tuple(
+            ThrottleDevice(
+                major=numbers[entry.path][0], minor=numbers[entry.path][1], rate=entry.rate
+            )
+            for entry in entries
+        )
+
+    if limits.blkio_weight and not 10 <= limits.blkio_weight <= 1000:
+        raise InvalidArgument(f"--blkio-weight {limits.blkio_weight} is not between 10 and 1000")
+    block_io = BlockIO(
+        weight=limits.blkio_weight or None,
+        throttle_read_bps_device=throttles(limits.device_read_bps),
+        throttle_write_bps_device=throttles(limits.device_write_bps),
+        throttle_read_iops_device=throttles(limits.device_read_iops),
+        throttle_write_iops_device=throttles(limits.device_write_iops),
+    )
+    return block_io if block_io != BlockIO() else None

@@ -1,0 +1,177 @@
+"""Named and anonymous volumes: directories that outlive containers.
+
+Source: docker-volume(1). A volume belongs to nobody until a container uses it; owners on disk are
+those that the container sees (idmapped mounts).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from typing import Any
+
+import msgspec
+
+from onggi.engine.api.answers import VolumeSummary
+from onggi.engine.api.requests import (
+    ListRequest,
+    Nothing,
+    Target,
+    VolumeCreateRequest,
+    VolumeRemoveRequest,
+)
+from onggi.engine.api.spec import ContainerSpec, MountSpec
+from onggi.engine.core import Core
+from onggi.engine.filters import Filters
+from onggi.engine.names import check_name, new_id
+from onggi.engine.records import VolumeRecord
+from onggi.errors import Conflict, InvalidArgument, NotFound, from_os_error
+from onggi.specs.image import ContainerConfig
+
+
+class Volumes:
+    """Volumes of one engine; each public coroutine is a call of `engine.api`."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def create(self, request: VolumeCreateRequest, _fds: list[int]) -> VolumeSummary:
+        """Make a volume; one that exists is answered as it is, as docker does."""
+        name = check_name(request.name, "volume") if request.name else new_id()
+        existing = self._core.records.volumes.get(name)
+        record = existing or self._make(name, request.labels, anonymous=not request.name)
+        return self._summary(record)
+
+    def _make(self, name: str, labels: dict[str, str], *, anonymous: bool) -> VolumeRecord:
+        """The record first, then the directory: a crash between leaves a volume that is empty."""
+        record = VolumeRecord(
+            name=name, created_ns=time.time_ns(), labels=labels, anonymous=anonymous
+        )
+        self._core.records.put_volume(record)
+        try:
+            os.makedirs(self._core.places.volume(name), mode=0o755, exist_ok=True)
+        except OSError as error:
+            self._core.records.delete_volume(name)
+            raise from_os_error(error, f"making volume {name}") from None
+        self._core.events.publish("volume", "create", name)
+        return record
+
+    def for_container(
+        self, spec: ContainerSpec, image: ContainerConfig | None
+    ) -> tuple[tuple[MountSpec, ...], tuple[str, ...]]:
+        """The mounts with every volume named and made, and the names of anonymous ones.
+
+        Raises:
+            InvalidArgument: a target twice. NotFound: a bind's source is not there.
+        """
+        asked = {mount.target for mount in spec.mounts}
+        if len(asked) != len(spec.mounts):
+            twice = next(
+                m.target for m in spec.mounts if [n.target for n in spec.mounts].count(m.target) > 1
+            )
+            raise InvalidArgument(f"two mounts have the target {twice}")
+        declared = tuple(
+            MountSpec(kind="volume", target=path)
+            for path in ((image and image.volumes) or {})
+            if path not in asked
+        )
+        mounts, made = [], []
+        for mount in spec.mounts + declared:
+            if mount.kind == "bind":
+                self._check_bind(mount)
+            elif mount.kind == "volume":
+                name = mount.source or new_id()
+                if name not in self._core.records.volumes:
+                    check_name(name, "volume")
+                    self._make(name, {}, anonymous=not mount.source)
+                    if not mount.source:
+                        made.append(name)
+                mount = msgspec.structs.replace(mount, source=name)  # noqa: PLW2901
+            mounts.append(mount)
+        return tuple(mounts), tuple(made)
+
+    def _check_bind(self, mount: MountSpec) -> None:
+        if os.path.lexists(mount.source):
+            return
+        if not mount.create_source:
+            raise NotFound(
+                f"bind source does not exist: {mount.source}",
+                hint="make it, or use -v, which makes a directory",
+            )
+        try:
+            os.makedirs(mount.source, mode=0o755)
+        except OSError as error:
+            raise from_os_error(error, "making the bind source") from None
+
+    def discard(self, names: tuple[str, ...]) -> None:
+        """Remove anonymous volumes of a container that was not made after all."""
+        for name in names:
+            shutil.rmtree(f"{self._core.places.volumes}/{name}", ignore_errors=True)
+            self._core.records.delete_volume(name)
+
+    async def list_volumes(
+        self, request: ListRequest, _fds: list[int]
+    ) -> tuple[VolumeSummary, ...]:
+        """All volumes, by name."""
+        filters = Filters(request.filters, ("name", "label", "dangling"))
+        rows = map(self._summary, self._core.records.volumes.values())
+        return tuple(
+            row
+            for row in sorted(rows, key=lambda row: row.name)
+            if filters.accepts_part("name", row.name)
+            and filters.accepts_label(row.labels)
+            and filters.accepts("dangling", str(not row.containers).lower())
+        )
+
+    async def inspect(self, request: Target, _fds: list[int]) -> dict[str, Any]:
+        """One volume as docker shows it."""
+        row = self._summary(self._find(request.target))
+        return {
+            "Name": row.name,
+            "Driver": "local",
+            "Mountpoint": row.mountpoint,
+            "CreatedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.created_ns // 10**9)),
+            "Labels": row.labels,
+            "Scope": "local",
+        }
+
+    async def remove(self, request: VolumeRemoveRequest, _fds: list[int]) -> Nothing:
+        """Remove a volume that no container uses.
+
+        Raises:
+            Conflict: a container uses it. NotFound: there is none.
+        """
+        if request.force and request.name not in self._core.records.volumes:
+            return Nothing()
+        row = self._summary(self._find(request.name))
+        if row.containers:
+            raise Conflict(
+                f"volume {row.name} is used by {', '.join(row.containers)}",
+                hint="remove those containers first",
+            )
+        self._core.records.delete_volume(row.name)
+        shutil.rmtree(f"{self._core.places.volumes}/{row.name}", ignore_errors=True)
+        self._core.events.publish("volume", "destroy", row.name)
+        return Nothing()
+
+    def _find(self, name: str) -> VolumeRecord:
+        record = self._core.records.volumes.get(name)
+        if record is None:
+            raise NotFound(f"no such volume: {name}", hint="onggi volume ls lists all")
+        return record
+
+    def _summary(self, record: VolumeRecord) -> VolumeSummary:
+        users = tuple(
+            c.name or c.id[:12]
+            for c in self._core.records.containers.values()
+            if any(m.kind == "volume" and m.source == record.name for m in c.spec.mounts)
+        )
+        return VolumeSummary(
+            name=record.name,
+            mountpoint=self._core.places.volume(record.name),
+            created_ns=record.created_ns,
+            labels=record.labels,
+            anonymous=record.anonymous,
+            containers=users,
+        )

@@ -1,0 +1,91 @@
+"""`inspect`: an object as JSON, of any kind or of a named one."""
+
+from __future__ import annotations
+
+from onggi.errors import EngineError, NotFound
+from onggi.faces.cli import jsontext
+from onggi.faces.cli.options import BadValueError, Option
+from onggi.faces.cli.table import fill, template
+from onggi.faces.cli.verb import Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from onggi.faces.cli.options import Parsed
+    from onggi.faces.cli.verb import Context
+
+_CALLS = {
+    "container": "containers.inspect",
+    "image": "images.inspect",
+    "volume": "volumes.inspect",
+}
+
+
+def _kind(text: str) -> str:
+    if text not in _CALLS:
+        raise BadValueError("not container, image or volume", "container")
+    return text
+
+
+def _find(context: Context, target: str, kinds: tuple[str, ...]) -> Any:
+    for kind in kinds:
+        try:
+            return context.client.call(_CALLS[kind], {"target": target})
+        except NotFound as error:
+            if len(kinds) == 1:
+                raise error from None
+    raise NotFound(f"no container, image or volume is named {target}")
+
+
+def _verb(kinds: tuple[str, ...]) -> Callable[[Context, Parsed], int]:
+    def run(context: Context, parsed: Parsed) -> int:
+        wanted = (parsed.get("type"),) if parsed.get("type") else kinds
+        found, failed = [], False
+        for target in parsed.arguments:
+            try:
+                found.append(_find(context, target, wanted))
+            except EngineError as error:
+                context.err.line(f"onggi: {error}")
+                failed = True
+        form = parsed.text("format")
+        if form in ("", "json"):
+            context.out.line(jsontext.pretty(found))
+        else:
+            pieces = template(form)
+            for value in found:
+                context.out.line(fill(pieces, value))
+        return 1 if failed else 0
+
+    return run
+
+
+_FORMAT = Option(
+    "-f --format", "json, or a template: '{{.State.Pid}}', '{{json .Mounts}}'", value="FORM"
+)
+_EXAMPLE = (("onggi inspect -f '{{.State.Pid}}' web", "one field, for a script"),)
+_ALL = ("container", "image", "volume")
+
+VERBS = {
+    "inspect": Verb(
+        _verb(_ALL),
+        arguments="NAME…",
+        least=1,
+        options=(
+            _FORMAT,
+            Option(
+                "--type", "container, image or volume", value="KIND", parse=_kind,
+                complete="container image volume",
+            ),
+        ),
+        complete="container",
+        examples=_EXAMPLE,
+    ),
+    **{
+        kind: Verb(
+            _verb((kind,)), arguments="NAME…", least=1, options=(_FORMAT,), complete=kind
+        )
+        for kind in _ALL
+    },
+}  # fmt: skip

@@ -1,0 +1,129 @@
+"""`run` and `create`."""
+
+from __future__ import annotations
+
+import os
+
+from onggi.faces.cli.options import Option
+from onggi.faces.cli.runflags import ATTACH, CONTAINER, DETACH
+from onggi.faces.cli.runspec import container_spec, write_cidfile
+from onggi.faces.cli.verb import Verb
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from onggi.faces.cli.options import Parsed
+    from onggi.faces.cli.verb import Context
+
+
+class _CidFile:
+    """`--cidfile`: made before the container, so that the name is ours; removed if it fails."""
+
+    __slots__ = ("_fd", "_path", "_written")
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._fd = write_cidfile(path) if path else -1
+        self._written = False
+
+    def write(self, identity: str) -> None:
+        if self._fd >= 0:
+            os.write(self._fd, identity.encode())
+            self._written = True
+
+    def __enter__(self) -> _CidFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            if not self._written and self._path:
+                os.unlink(self._path)
+
+
+def _run(context: Context, parsed: Parsed) -> int:
+    spec = container_spec(parsed, context.environ, os.getcwd())
+    detach = parsed.on("detach")
+    with _CidFile(parsed.get("cidfile")) as cidfile:
+        if detach:
+            return _detached(context, spec, cidfile)
+        return _attached(context, parsed, spec, cidfile)
+
+
+def _detached(context: Context, spec: dict[str, Any], cidfile: _CidFile) -> int:
+    from onggi.faces.cli.foreground import first_session  # noqa: PLC0415
+
+    with context.client.open("containers.run", {"spec": spec}) as call:
+        session, fd = first_session(call, context)
+        if fd >= 0:
+            os.close(fd)
+    cidfile.write(session["id"])
+    context.out.line(session["id"])
+    return 0
+
+
+def _attached(context: Context, parsed: Parsed, spec: dict[str, Any], cidfile: _CidFile) -> int:
+    from onggi.faces.cli.foreground import first_session, terminal_size, watch  # noqa: PLC0415
+    from onggi.faces.cli.session import DETACH_KEYS, Streams  # noqa: PLC0415
+
+    streams = Streams(
+        stdin=parsed.on("interactive"),
+        tty=parsed.on("tty"),
+        detach_keys=parsed.get("detach-keys", DETACH_KEYS),
+        sig_proxy=parsed.get("sig-proxy", True),
+    )
+    request = {
+        "spec": spec,
+        "attach": True,
+        "attach_stdin": streams.stdin >= 0,
+        "size": terminal_size(streams),
+    }
+    with context.client.open("containers.run", request) as call:
+        session, fd = first_session(call, context)
+        cidfile.write(session["id"])
+        return watch(call, fd, streams, context)
+
+
+def _create(context: Context, parsed: Parsed) -> int:
+    spec = container_spec(parsed, context.environ, os.getcwd())
+    with _CidFile(parsed.get("cidfile")) as cidfile:
+        created = context.client.call("containers.create", spec)
+        cidfile.write(created["id"])
+    context.warn(created.get("warnings", ()))
+    context.out.line(created["id"])
+    return 0
+
+
+_OPTIONS: tuple[Option, ...] = (*DETACH, *CONTAINER, *ATTACH)
+
+VERBS = {
+    "run": Verb(
+        _run,
+        arguments="IMAGE [COMMAND [ARGUMENT…]]",
+        least=1,
+        options=_OPTIONS,
+        interspersed=False,
+        complete="image",
+        examples=(
+            ("onggi run --rm -it busybox sh", "a shell; ctrl-p ctrl-q leaves it running"),
+            ("onggi run -d --name web -v ./site:/www:ro busybox httpd -f -h /www",
+             "serve a directory of yours, read-only, in the background"),
+            ("onggi run --rm -m 64m --cpus 0.5 --pids-limit 100 busybox stress",
+             "hold a program to its share of the machine"),
+            ("tar c . | onggi run --rm -i busybox tar t", "use it in a pipe"),
+        ),
+    ),
+    "create": Verb(
+        _create,
+        arguments="IMAGE [COMMAND [ARGUMENT…]]",
+        least=1,
+        options=CONTAINER,
+        interspersed=False,
+        complete="image",
+        examples=(
+            ("onggi create --name job busybox echo hello", "make it now"),
+            ("onggi start -a job", "start it later, and watch"),
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,326 @@
+"""The content store: an OCI image layout on disk, whose every read is verified.
+
+Knows blobs by digest and the bytes of `index.json`; knows nothing of what they mean. Safe for
+several threads and processes at once: a blob appears by one rename, under the name of its content.
+
+Source: image-spec image-layout.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from msgspec import Struct
+
+from onggi.errors import (
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    from_os_error,
+)
+from onggi.image.durable import (
+    replace_file,
+    staged_file,
+    sweep_staging,
+    sync_directory,
+    write_all,
+)
+from onggi.specs.image import Layout, check_digest
+
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+EMPTY_INDEX = (
+    b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+)
+
+
+class Blob(Struct, frozen=True):
+    """Verified content: its digest and its size."""
+
+    digest: str
+    size_bytes: int
+
+
+class ContentStore:
+    """Blobs under their digests, in `root` (made if missing; mode 0700).
+
+    Opening it deletes what crashed ingests left behind; running ones, of any process, are kept.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._blobs = os.path.join(root, "blobs", "sha256")
+        self._staging = os.path.join(root, "ingest")
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        os.makedirs(self._blobs, mode=0o755, exist_ok=True)
+        os.makedirs(self._staging, mode=0o700, exist_ok=True)
+        sweep_staging(self._staging)
+        self._check_layout()
+
+    def _check_layout(self) -> None:
+        path = os.path.join(self.root, "oci-layout")
+        try:
+            with open(path, "rb") as file:
+                version = _layout_version(file.read(4096))
+        except FileNotFoundError:
+            replace_file(path, LAYOUT, self._staging)
+            return
+        if version is None or not version.startswith("1."):
+            raise FailedPrecondition(f"{path}: not an OCI image layout of version 1")
+
+    def path(self, digest: str) -> str:
+        """Where the blob is or would be. Raises: SpecError for what is no digest."""
+        return os.path.join(self._blobs, check_digest(digest).removeprefix("sha256:"))
+
+    def size_bytes(self, digest: str) -> int | None:
+        """The size of a blob on disk, None if it is not there."""
+        try:
+            return os.stat(self.path(digest)).st_size
+        except FileNotFoundError:
+            return None
+
+    def digests(self) -> Iterator[str]:
+        """Every blob, in no order."""
+        for name in os.listdir(self._blobs):
+            if len(name) == 64:
+                yield f"sha256:{name}"
+
+    def open(self, digest: str, size_bytes: int | None = None) -> BlobReader:
+        """A verifying reader of a blob; `size_bytes`: what a descriptor says.
+
+        Raises:
+            NotFound: no such blob.
+            DataLoss: of another size.
+        """
+        path = self.path(digest)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise NotFound(f"blob {digest} is not in the content store") from None
+        return BlobReader(fd, digest, size_bytes)
+
+    def read(self, digest: str, maximum_bytes: int, size_bytes: int | None = None) -> bytes:
+        """A whole blob, verified.
+
+        Raises:
+            NotFound, DataLoss: as `open` and `BlobReader.read`.
+            ResourceExhausted: larger than `maximum_bytes`.
+        """
+        with self.open(digest, size_bytes) as reader:
+            if reader.size_bytes > maximum_bytes:
+                raise ResourceExhausted(
+                    f"blob {digest} is {reader.size_bytes} bytes, more than {maximum_bytes}"
+                )
+            return b"".join(iter(lambda: reader.read(1 << 20), b""))
+
+    def ingest(self, digest: str | None = None, size_bytes: int | None = None) -> Ingest:
+        """Start to write a blob; what is known of it beforehand is enforced. A context manager."""
+        if digest is not None:
+            check_digest(digest)
+        return Ingest(self._staging, self._blobs, digest, size_bytes)
+
+    def put(self, data: bytes, digest: str | None = None) -> Blob:
+        """Store `data` durably. Raises: as `Ingest.commit`."""
+        return self.put_stream((data,), digest, len(data))
+
+    def put_stream(
+        self, chunks: Iterable[bytes], digest: str | None = None, size_bytes: int | None = None
+    ) -> Blob:
+        """Store a stream durably. Raises: as `Ingest.write` and `Ingest.commit`."""
+        with self.ingest(digest, size_bytes) as ingest:
+            for chunk in chunks:
+                ingest.write(chunk)
+            return ingest.commit()
+
+    def delete(self, digest: str) -> int:
+        """Delete a blob; the bytes freed, 0 if there was none."""
+        size = self.size_bytes(digest) or 0
+        try:
+            os.unlink(self.path(digest))
+        except FileNotFoundError:
+            return 0
+        return size
+
+    def read_index(self) -> bytes:
+        """The bytes of `index.json`; an empty index if there is none yet."""
+        try:
+            with open(os.path.join(self.root, "index.json"), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return EMPTY_INDEX
+
+    def index_stamp(self) -> tuple[int, int, int]:
+        """A value that changes with `index.json`."""
+        try:
+            status = os.stat(os.path.join(self.root, "index.json"))
+        except FileNotFoundError:
+            return (0, 0, 0)
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    def write_index(self, data: bytes) -> None:
+        """Replace `index.json` atomically and durably."""
+        replace_file(os.path.join(self.root, "index.json"), data, self._staging)
+
+
+class BlobReader:
+    """A blob being read. The last `read` verifies: believe nothing before it has returned b''."""
+
+    def __init__(self, fd: int, digest: str, expected_bytes: int | None) -> None:
+        self._fd = fd
+        self.digest = digest
+        self.size_bytes = os.fstat(fd).st_size
+        self._hash = hashlib.sha256()
+        self._read_bytes = 0
+        if expected_bytes is not None and expected_bytes != self.size_bytes:
+            self.close()
+            raise DataLoss(
+                f"blob {digest} is {self.size_bytes} bytes, its descriptor says {expected_bytes}",
+                hint="pull or load the image again",
+            )
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; b'' at the end, when the whole was the blob.
+
+        Raises:
+            DataLoss: the content is not what its digest says.
+        """
+        data = os.read(self._fd, size)
+        if data:
+            self._hash.update(data)
+            self._read_bytes += len(data)
+        elif size > 0:
+            self._verify()
+        return data
+
+    def verify(self) -> None:
+        """Read what is left and verify the whole. Raises: DataLoss."""
+        while self.read(1 << 20):
+            pass
+
+    def _verify(self) -> None:
+        found = "sha256:" + self._hash.hexdigest()
+        if found != self.digest:
+            raise DataLoss(
+                f"blob {self.digest} on disk has the content of {found}",
+                hint="remove the image and pull or load it again",
+            )
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Ingest:
+    """A blob being written, in a staging file until `commit`; left without it, nothing stays."""
+
+    def __init__(
+        self, staging: str, blobs: str, digest: str | None, size_bytes: int | None
+    ) -> None:
+        self._blobs = blobs
+        self._digest = digest
+        self._expected_bytes = size_bytes
+        self._hash = hashlib.sha256()
+        self.written_bytes = 0
+        try:
+            self._fd, self._path = staged_file(staging, 0o644)
+        except OSError as error:
+            raise from_os_error(error, "writing a blob") from error
+
+    def write(self, data: bytes) -> None:
+        """Append `data`.
+
+        Raises:
+            DataLoss: the blob grows beyond its expected size.
+            ResourceExhausted: the disk is full.
+        """
+        self.written_bytes += len(data)
+        if self._expected_bytes is not None and self.written_bytes > self._expected_bytes:
+            raise DataLoss(
+                f"blob {self._digest or ''} is longer than the {self._expected_bytes} bytes"
+                " that its descriptor says"
+            )
+        self._hash.update(data)
+        try:
+            write_all(self._fd, data)
+        except OSError as error:
+            raise from_os_error(error, "writing a blob") from error
+
+    def commit(self) -> Blob:
+        """Verify, make durable and publish; a blob that is there already stays as it is.
+
+        Raises:
+            DataLoss: too short, or not what its digest says.
+            ResourceExhausted: the disk is full.
+        """
+        digest = "sha256:" + self._hash.hexdigest()
+        if self._expected_bytes is not None and self.written_bytes != self._expected_bytes:
+            raise DataLoss(
+                f"blob {self._digest or digest} ended after {self.written_bytes} of"
+                f" {self._expected_bytes} bytes"
+            )
+        if self._digest is not None and digest != self._digest:
+            raise DataLoss(f"content of {digest} arrived where {self._digest} was due")
+        target = os.path.join(self._blobs, digest.removeprefix("sha256:"))
+        try:
+            if not _is_whole(target, self.written_bytes):
+                os.fsync(self._fd)
+                os.rename(self._path, target)
+                sync_directory(self._blobs)
+        except OSError as error:
+            raise from_os_error(error, "committing a blob") from error
+        return Blob(digest, self.written_bytes)
+
+    def close(self) -> None:
+        """Give up what was not committed."""
+        if self._fd < 0:
+            return
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass  # committed
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _is_whole(path: str, size_bytes: int) -> bool:
+    """Cheap check for an existing blob: one of another size is damaged and gets replaced."""
+    try:
+        return os.stat(path).st_size == size_bytes
+    except FileNotFoundError:
+        return False
+
+
+def _layout_version(data: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(data, type=Layout).image_layout_version
+    except msgspec.DecodeError:
+        return None

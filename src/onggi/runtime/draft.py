@@ -1,0 +1,80 @@
+"""A plan while it is being made: the parts that the planner's rooms fill, and the slots they use.
+
+Only `plan` puts the parts in order; a room that adds a step says who must have acted before by the
+list that it chooses.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from onggi.errors import SpecError
+from onggi.runtime.host import HostFacts
+from onggi.runtime.namespaces import Namespaces
+from onggi.runtime.request import StartRequest
+from onggi.runtime.steps import NO_SLOT, BindTree, IdmapTree, OpenTree, Step
+from onggi.specs.runtime import Config, Linux
+
+#: `required`: the start fails without it; `wanted`: a warning, and owners show as they are.
+Idmap = Literal["none", "wanted", "required"]
+
+
+class Draft:
+    """`trees` come before the clone, `idmaps` after the id maps are written, `inside` after both.
+
+    `closing` are steps inside that must wait until every mount is made.
+    """
+
+    def __init__(self, config: Config, host: HostFacts, request: StartRequest) -> None:
+        self.config = config
+        self.linux = config.linux or Linux()
+        self.host = host
+        self.request = request
+        self.namespaces = Namespaces.of(self.linux)
+        self.trees: list[OpenTree] = []
+        self.idmaps: list[IdmapTree] = []
+        self.inside: list[Step] = []
+        self.closing: list[Step] = []
+        self.warnings: list[str] = []
+        self._next_slot = request.borrowed
+
+    def slot(self, path: str) -> int:
+        """A slot that nothing is in yet; `path` is the JSON path of what needs it.
+
+        Raises:
+            SpecError: all are taken.
+        """
+        if self._next_slot >= NO_SLOT:
+            raise SpecError(
+                path, f"one container takes no more than {NO_SLOT} mounts from the host"
+            )
+        self._next_slot += 1
+        return self._next_slot - 1
+
+    def open_tree(
+        self, source: str, path: str, *, recursive: bool = False, idmap: Idmap = "none"
+    ) -> int:
+        """Have the monitor take the host's mount at `source` into a slot, which is returned."""
+        slot = self.slot(path)
+        self.trees.append(OpenTree(slot=slot, path=source, recursive=int(recursive)))
+        if idmap != "none":
+            step = IdmapTree(slot=slot, recursive=int(recursive), optional=idmap == "wanted")
+            self.idmaps.append(step)
+        return slot
+
+    def bind(
+        self, source: str, target: str, path: str, propagation: int, *, attributes: int = 0
+    ) -> None:
+        """Bind one mount of the host as it is, without those below it."""
+        self.inside.append(
+            BindTree(
+                slot=self.open_tree(source, path),
+                target=target,
+                attributes_set=attributes,
+                propagation=propagation,
+            )
+        )
+
+    def warn(self, path: str, message: str) -> None:
+        """Note what was left out, by the JSON path of who asked for it."""
+        self.warnings.append(f"{path}: {message}")

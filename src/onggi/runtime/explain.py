@@ -1,0 +1,81 @@
+"""A plan as rows for a person: which step, who does it, who asks for it, what it protects from.
+
+Pure. How rows look on a terminal or as JSON is the face's.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from onggi.runtime.steps import BindTree, IdmapTree, MountOverlay, OpenTree, Plan, Step
+
+_MAX_WHAT = 200
+
+
+class ExplainedStep(Struct, frozen=True):
+    """One row. `number` counts from 0, as in keel's reports."""
+
+    number: int
+    actor: str
+    what: str
+    concerns: str
+    section: str
+    protects: str
+    optional: bool
+
+
+def explain(plan: Plan) -> tuple[ExplainedStep, ...]:
+    """Every step of a plan in order; slots are named by what is in them."""
+    held: dict[int, str] = {}
+    rows = []
+    for number, step in enumerate(plan.steps):
+        rows.append(
+            ExplainedStep(
+                number=number,
+                actor=step.actor,
+                what=_shortened(_what(step, held)),
+                concerns=step.concerns,
+                section=step.section,
+                protects=step.protects,
+                optional=step.optional,
+            )
+        )
+    return tuple(rows)
+
+
+def describe_step(plan: Plan, number: int) -> str:
+    """One step of a plan in words, its slots named by what is in them; for errors.
+
+    A number that is no step of the plan gives `step N`.
+    """
+    if not 0 <= number < len(plan.steps):
+        return f"step {number}"
+    return explain(Plan(plan.steps[: number + 1]))[-1].what
+
+
+def _what(step: Step, held: dict[int, str]) -> str:
+    """`held`: slot → what is in it; kept up to date."""
+    match step:
+        case OpenTree():
+            held[step.slot] = step.path
+            return f"take the mount at {step.path}{' and those below it' * bool(step.recursive)}"
+        case IdmapTree() if step.slot in held:
+            return f"map the owners of {held[step.slot]}"
+        case BindTree() if step.slot in held:
+            return step.describe().replace(f"slot {step.slot}", held[step.slot], 1)
+        case MountOverlay():
+            held[step.slot] = "the overlay"
+            upper = held.get(step.upper, "")
+            return f"stack {len(step.lowers)} layers" + (
+                f", writes go to {upper}" if upper else ", read-only"
+            )
+    described = step.describe()
+    for slot, name in held.items():
+        described = described.replace(f"slot {slot} at", f"{name} at", 1)
+    return described
+
+
+def _shortened(text: str) -> str:
+    """One line of text, without what would act on a terminal."""
+    plain = "".join(character if character.isprintable() else "�" for character in text)
+    return plain if len(plain) <= _MAX_WHAT else plain[: _MAX_WHAT - 1] + "…"

@@ -1,0 +1,219 @@
+"""From a configuration to a plan: pure functions, the one place that knows the order.
+
+`plan` starts a container, `plan_exec` adds a process to one. Neither looks at the host: what it can
+do comes as HostFacts, what the engine decided as a request. The rooms `plan_*` each know one part.
+
+Why this order. Trees of the host are taken before the clone, while the monitor is all that sees the
+host's paths. The maps are written first, since before that init has no ids; cgroups are joined
+before anything is allocated, so that all is charged to the container. Mounts happen before
+pivot_root, because proc and sysfs may be mounted in a user namespace only while the host's are in
+sight (kernel fs/namespace.c mount_too_revealing). Paths are masked after all mounts, and the
+working directory is entered after that, so that it cannot lie under a mask.
+Source: runtime-spec runtime.md#lifecycle; runc libcontainer/nsenter/nsexec.c.
+"""
+
+from __future__ import annotations
+
+from onggi.kernel.mounts import MS_REC, MS_SLAVE, PROPAGATIONS
+from onggi.runtime.draft import Draft
+from onggi.runtime.host import HostFacts
+from onggi.runtime.namespaces import (
+    Namespaces,
+    clone_step,
+    map_steps,
+    require_kinds,
+    time_steps,
+)
+from onggi.runtime.plan_devices import plan_devices, plan_terminal
+from onggi.runtime.plan_mounts import plan_mounts, plan_root
+from onggi.runtime.plan_process import (
+    ProcessDraft,
+    credential_steps,
+    execute,
+    oom_steps,
+    rlimit_steps,
+)
+from onggi.runtime.plan_sysctls import plan_sysctls
+from onggi.runtime.request import ExecRequest, StartRequest, Supervision
+from onggi.runtime.steps import (
+    ChangeDirectory,
+    CloneInto,
+    JoinCgroups,
+    JoinKeyring,
+    MaskPath,
+    OpenTerminal,
+    PivotRoot,
+    Plan,
+    RaiseLoopback,
+    SetDomainname,
+    SetHostname,
+    SetPathReadonly,
+    SetRootPropagation,
+    SetRootReadonly,
+    Step,
+    Supervise,
+    UnshareCgroup,
+)
+from onggi.runtime.validate import validate, validate_process
+from onggi.specs.runtime import Config, Linux, Process
+
+
+def plan(config: Config, host: HostFacts, request: StartRequest) -> Plan:
+    """All that is done to start the container, in order.
+
+    Raises:
+        SpecError: the configuration violates the specification, or asks for what cannot be had.
+        Unsupported: the host lacks what the configuration asks for.
+    """
+    validate(config)
+    assert config.process is not None  # validate() has seen to it
+    draft = Draft(config, host, request)
+    require_kinds(draft.namespaces, host)
+    process = ProcessDraft(config.process, draft.linux, host, "$.process")
+    _plan_names(draft)
+    if draft.namespaces.joins("mount"):
+        _warn_of_joined_tree(draft)
+    else:
+        _plan_tree(draft)
+    draft.inside += plan_sysctls(draft.linux.sysctl, draft.namespaces)
+    draft.inside += draft.closing
+    if not draft.namespaces.joins("mount"):
+        draft.inside += [SetPathReadonly(path=path) for path in draft.linux.readonly_paths]
+        draft.inside += [MaskPath(path=path) for path in draft.linux.masked_paths]
+    steps = [
+        *_outside(draft, process),
+        *draft.inside,
+        *_last_steps(draft, process),
+        execute(config.process, reap=request.reap),
+    ]
+    return Plan(tuple(steps), (*draft.warnings, *process.warnings))
+
+
+def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRequest) -> Plan:
+    """All that is done to execute one more process in the container that `config` describes.
+
+    Raises:
+        SpecError: the process violates the specification; paths start at the process (`$.args`).
+        Unsupported: the host lacks what the configuration asks for.
+    """
+    validate_process(process)
+    linux = config.linux or Linux()
+    draft = ProcessDraft(process, linux, host, "$")
+    clone = CloneInto(
+        flags=0,
+        pidfd_joins=(request.pidfd_slot, Namespaces.of(linux).flags),
+        cgroup_slot=request.cgroup_slot,
+    )
+    steps: list[Step] = [_supervise(request.supervision, process), clone]
+    if request.cgroup_procs:
+        steps.append(JoinCgroups(paths=request.cgroup_procs))
+    steps += oom_steps(draft)
+    if request.keyring and host.keyrings:
+        steps.append(JoinKeyring(name=request.keyring))
+    if process.terminal:
+        rows, columns = _terminal_size(request.supervision, process)
+        steps.append(OpenTerminal(rows=rows, columns=columns, bind_console=0, existing=1))
+    steps += rlimit_steps(draft)
+    steps.append(ChangeDirectory(path=process.cwd))
+    steps += credential_steps(draft)
+    steps.append(execute(process, reap=False))
+    return Plan(tuple(steps), tuple(draft.warnings))
+
+
+def _supervise(supervision: Supervision, process: Process) -> Supervise:
+    return Supervise(
+        run_dir=supervision.run_dir,
+        log_dir=supervision.log_dir,
+        log_name=supervision.log_name,
+        record_name=supervision.record_name,
+        terminal=int(process.terminal),
+        stdin=int(supervision.stdin),
+        log_max_bytes=supervision.log_max_bytes,
+        log_max_files=supervision.log_max_files,
+        die_with_engine=int(supervision.die_with_engine),
+    )
+
+
+def _outside(draft: Draft, process: ProcessDraft) -> list[Step]:
+    """The monitor's steps up to where init takes over."""
+    request = draft.request
+    steps: list[Step] = [_supervise(request.supervision, process.process), *draft.trees]
+    steps += time_steps(draft.linux, draft.namespaces)
+    steps.append(clone_step(draft.namespaces, request.cgroup_slot))
+    steps += map_steps(draft.linux, draft.namespaces, draft.host)
+    if request.cgroup_procs:
+        steps.append(JoinCgroups(paths=request.cgroup_procs))
+    steps += draft.idmaps
+    steps += oom_steps(process)
+    return steps
+
+
+def _plan_names(draft: Draft) -> None:
+    """What init gets before it has a tree: cut-off mounts, keys, cgroup root, link, names."""
+    namespaces, config = draft.namespaces, draft.config
+    if "mount" in namespaces.new:
+        # Not private: a mount that the host undoes must not be held by a starting container.
+        draft.inside.append(SetRootPropagation(flags=MS_SLAVE | MS_REC))
+    if draft.request.keyring and draft.host.keyrings:
+        draft.inside.append(JoinKeyring(name=draft.request.keyring))
+    if "cgroup" in namespaces.new:
+        draft.inside.append(UnshareCgroup())
+    if "network" in namespaces.new:
+        draft.inside.append(RaiseLoopback())
+    # A joined uts namespace belongs to another, who may not let us: its name is good enough then.
+    joined = namespaces.joins("uts")
+    if config.hostname:
+        draft.inside.append(SetHostname(name=config.hostname, optional=joined))
+    if config.domainname:
+        draft.inside.append(SetDomainname(name=config.domainname, optional=joined))
+
+
+def _plan_tree(draft: Draft) -> None:
+    """Root, mounts, devices, terminal, and leaving the host's tree behind."""
+    if draft.linux.mount_label:
+        draft.warn("$.linux.mountLabel", "is not applied: this version does not use selinux")
+    plan_root(draft)
+    plan_mounts(draft)
+    plan_devices(draft)
+    plan_terminal(draft)
+    draft.inside.append(PivotRoot())
+    if draft.linux.rootfs_propagation:
+        # Only now: pivot_root(2) refuses a shared root.
+        flags = PROPAGATIONS[draft.linux.rootfs_propagation]
+        draft.inside.append(SetRootPropagation(flags=flags))
+
+
+def _warn_of_joined_tree(draft: Draft) -> None:
+    """A tree that is joined is another container's: it is used, never rebuilt."""
+    draft.warn("$.root", "is that of the mount namespace that is joined")
+    for name, value in (
+        ("$.mounts", draft.config.mounts),
+        ("$.linux.devices", draft.linux.devices),
+        ("$.linux.readonlyPaths", draft.linux.readonly_paths),
+        ("$.linux.maskedPaths", draft.linux.masked_paths),
+    ):
+        if value:
+            draft.warn(name, "are those of the mount namespace that is joined")
+    process = draft.config.process
+    if process is not None and process.terminal:
+        rows, columns = _terminal_size(draft.request.supervision, process)
+        draft.inside.append(OpenTerminal(rows=rows, columns=columns, bind_console=0, existing=1))
+
+
+def _last_steps(draft: Draft, process: ProcessDraft) -> list[Step]:
+    """Limits and credentials of the application, once everything is set up.
+
+    Limits come this late because low ones (open files, file size) would fail the steps before.
+    The working directory is made before the root becomes read-only.
+    """
+    steps = rlimit_steps(process)
+    steps.append(ChangeDirectory(path=process.process.cwd, create=1))
+    if draft.config.root and draft.config.root.readonly and "mount" in draft.namespaces.new:
+        steps.append(SetRootReadonly())
+    return steps + credential_steps(process)
+
+
+def _terminal_size(supervision: Supervision, process: Process) -> tuple[int, int]:
+    if process.console_size and not (supervision.rows or supervision.columns):
+        return process.console_size.height, process.console_size.width
+    return supervision.rows, supervision.columns

@@ -1,0 +1,100 @@
+"""A mount of type `cgroup`: what it becomes on v1, v2 and hybrid hosts.
+
+A container with a cgroup namespace mounts the hierarchies itself and sees its own cgroup as their
+root; one without gets its own directory of each v1 hierarchy bound, or all of v2.
+Source: runtime-spec config-linux.md#default-filesystems; cgroup_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+from onggi.kernel.cgroups.layout import Hierarchy
+from onggi.kernel.mounts import MOUNT_ATTR_RDONLY, MS_PRIVATE, MS_REC, MountOptions
+from onggi.runtime.draft import Draft
+from onggi.runtime.steps import BindTree, MakeSymlink, MountFilesystem, SetPathReadonly
+
+_PRIVATE = MS_PRIVATE | MS_REC
+
+
+def plan_cgroup_mount(draft: Draft, options: MountOptions, target: str, path: str) -> None:
+    """The steps for one mount of type `cgroup` at `target`.
+
+    The tmpfs that holds v1's hierarchies is made read-only, if asked, once all are in it.
+    """
+    layout = draft.host.cgroups
+    attributes = options.attributes_set | options.recursive_set
+    if layout.mode == "v2":
+        _plan_unified(draft, layout.hierarchies[-1], attributes, target, path)
+        return
+    draft.inside.append(
+        MountFilesystem(
+            fstype="tmpfs",
+            source="tmpfs",
+            target=target,
+            attributes=attributes & ~MOUNT_ATTR_RDONLY,
+            options=("mode=755",),
+        )
+    )
+    for hierarchy in layout.hierarchies:
+        name = posixpath.basename(hierarchy.mount_point)
+        place = f"{target}/{name}"
+        if hierarchy.version == 2:
+            _plan_unified(draft, hierarchy, attributes, place, path)
+            continue
+        _plan_v1(draft, hierarchy, attributes, place, path)
+        for controller in hierarchy.controllers:
+            if controller != name:
+                draft.inside.append(MakeSymlink(target=name, path=f"{target}/{controller}"))
+    if attributes & MOUNT_ATTR_RDONLY:
+        draft.closing.append(SetPathReadonly(path=target))
+
+
+def _plan_unified(
+    draft: Draft, hierarchy: Hierarchy, attributes: int, target: str, path: str
+) -> None:
+    if draft.namespaces.owns("cgroup"):
+        _mount(draft, "cgroup2", (), attributes, target)
+    else:
+        _bind(draft, hierarchy.mount_point, attributes, target, path)
+
+
+def _plan_v1(draft: Draft, hierarchy: Hierarchy, attributes: int, target: str, path: str) -> None:
+    if draft.namespaces.has("cgroup") and draft.namespaces.owns("cgroup"):
+        _mount(draft, "cgroup", hierarchy.controllers, attributes, target)
+        return
+    own = _own_directory(draft, hierarchy)
+    if own:
+        _bind(draft, own, attributes, target, path)
+
+
+def _mount(
+    draft: Draft, fstype: str, options: tuple[str, ...], attributes: int, target: str
+) -> None:
+    draft.inside.append(
+        MountFilesystem(
+            fstype=fstype, source="cgroup", target=target, attributes=attributes, options=options
+        )
+    )
+
+
+def _bind(draft: Draft, source: str, attributes: int, target: str, path: str) -> None:
+    # keel makes a missing mount point like what is bound: a directory here.
+    draft.inside.append(
+        BindTree(
+            slot=draft.open_tree(source, path),
+            target=target,
+            attributes_set=attributes,
+            propagation=_PRIVATE,
+        )
+    )
+
+
+def _own_directory(draft: Draft, hierarchy: Hierarchy) -> str | None:
+    """The container's directory in a hierarchy, if it is to join one there."""
+    inside = (
+        posixpath.dirname(file)
+        for file in draft.request.cgroup_procs
+        if file.startswith(f"{hierarchy.mount_point}/")
+    )
+    return next(inside, None)

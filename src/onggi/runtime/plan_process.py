@@ -1,0 +1,235 @@
+"""From the credentials of `process` to its execve: the steps that end every plan.
+
+Order: a filter needs CAP_SYS_ADMIN or no_new_privs to be loaded. With no_new_privs it is loaded
+last, so that it need not allow what taking a user takes; without, while the privileges last.
+"""
+
+from __future__ import annotations
+
+import posixpath
+
+from onggi.errors import SpecError, Unsupported
+from onggi.kernel.capabilities import BITS, names_of
+from onggi.runtime.host import CAP_SYS_RESOURCE, NO_LIMIT, HostFacts
+from onggi.runtime.namespaces import Namespaces, is_mapped
+from onggi.runtime.plan_seccomp import seccomp_step
+from onggi.runtime.steps import (
+    BecomeUser,
+    Execute,
+    SetNoNewPrivileges,
+    SetOomScore,
+    SetRlimit,
+    SetUmask,
+    Step,
+)
+from onggi.runtime.validate import RLIMITS
+from onggi.specs.runtime import Capabilities, Linux, Process
+
+#: What execvp(3) searches when the environment says nothing; Docker's default.
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_UMASK = 0o022
+
+
+class ProcessDraft:
+    """One process on one host, with the warnings met. `path` is its JSON path, `$.process`."""
+
+    def __init__(self, process: Process, linux: Linux, host: HostFacts, path: str) -> None:
+        self.process = process
+        self.linux = linux
+        self.host = host
+        self.path = path
+        self.namespaces = Namespaces.of(linux)
+        self.warnings: list[str] = []
+
+    def warn(self, place: str, message: str) -> None:
+        self.warnings.append(f"{self.path}.{place}: {message}")
+
+
+def oom_steps(draft: ProcessDraft) -> list[Step]:
+    """The child's oom_score_adj; what the host does not let us lower stays at the engine's."""
+    value = draft.process.oom_score_adj
+    host = draft.host
+    if value is None:
+        return []
+    if value < host.oom_score_adj and not host.holds(CAP_SYS_RESOURCE):
+        draft.warn(
+            "oomScoreAdj",
+            f"{value} is {host.oom_score_adj} instead: lowering it needs CAP_SYS_RESOURCE",
+        )
+        value = host.oom_score_adj
+    return [SetOomScore(value=value)]
+
+
+def rlimit_steps(draft: ProcessDraft) -> list[Step]:
+    """The child's limits; a hard one above the engine's own becomes the engine's own."""
+    steps: list[Step] = []
+    for index, limit in enumerate(draft.process.rlimits):
+        number = RLIMITS[limit.type]
+        known = draft.host.hard_limit(number)
+        hard = limit.hard
+        if known is not None and hard > known and not draft.host.holds(CAP_SYS_RESOURCE):
+            draft.warn(
+                f"rlimits[{index}]",
+                f"{limit.type} {_limit(hard)} is {known} instead: "
+                "raising the engine's own limit needs CAP_SYS_RESOURCE",
+            )
+            hard = known
+        steps.append(SetRlimit(resource=number, soft=min(limit.soft, hard), hard=hard))
+    return steps
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == NO_LIMIT else str(value)
+
+
+def credential_steps(draft: ProcessDraft) -> list[Step]:
+    """umask, no_new_privs, filter and user.
+
+    Raises:
+        SpecError: an id that the user namespace does not map, or a filter that cannot be built.
+        Unsupported: this kernel has no seccomp.
+    """
+    process = draft.process
+    for name, profile in (
+        ("apparmorProfile", process.apparmor_profile),
+        ("selinuxLabel", process.selinux_label),
+    ):
+        if profile and profile != "unconfined":
+            draft.warn(name, f"{profile} is not applied: {_why_no_lsm(name, draft.host)}")
+    umask = DEFAULT_UMASK if process.user.umask is None else process.user.umask
+    steps: list[Step] = [SetUmask(mask=umask)]
+    load = _filter_steps(draft)
+    if process.no_new_privileges:
+        return [*steps, SetNoNewPrivileges(), become_user(draft), *load]
+    return [*steps, *load, become_user(draft)]
+
+
+def _why_no_lsm(name: str, host: HostFacts) -> str:
+    module = "apparmor" if name == "apparmorProfile" else "selinux"
+    return f"{'this version does not use' if module in host.lsms else 'this host has no'} {module}"
+
+
+def _filter_steps(draft: ProcessDraft) -> list[Step]:
+    profile = draft.linux.seccomp
+    if profile is None:
+        return []
+    if not draft.host.seccomp:
+        raise Unsupported(
+            "this kernel has no system call filters, and the configuration asks for one",
+            hint="use a kernel with CONFIG_SECCOMP_FILTER, or run with --security-opt "
+            "seccomp=unconfined",
+        )
+    step, warnings = seccomp_step(profile, draft.host.machine)
+    draft.warnings += [f"$.linux.seccomp: {warning}" for warning in warnings]
+    return [step]
+
+
+def become_user(draft: ProcessDraft) -> BecomeUser:
+    """User, groups and the five capability sets, less what the host cannot grant.
+
+    Raises:
+        SpecError: an id that the user namespace does not map.
+    """
+    user = draft.process.user
+    _require_mapped(draft)
+    groups = user.additional_gids
+    if groups and draft.host.unprivileged and "user" in draft.namespaces.new:
+        draft.warn("user.additionalGids", "are left out: a user may not set groups")
+        groups = ()
+    masks = capability_masks(draft)
+    return BecomeUser(
+        uid=user.uid,
+        gid=user.gid,
+        groups=groups,
+        bounding=masks["bounding"],
+        effective=masks["effective"],
+        permitted=masks["permitted"],
+        inheritable=masks["inheritable"],
+        ambient=masks["ambient"],
+    )
+
+
+def _require_mapped(draft: ProcessDraft) -> None:
+    if "user" not in draft.namespaces.new:
+        return
+    user = draft.process.user
+    ids = [("uid", user.uid, draft.linux.uid_mappings), ("gid", user.gid, draft.linux.gid_mappings)]
+    ids += [
+        (f"additionalGids[{index}]", gid, draft.linux.gid_mappings)
+        for index, gid in enumerate(user.additional_gids)
+    ]
+    for name, number, mappings in ids:
+        if not is_mapped(mappings, number):
+            raise SpecError(
+                f"{draft.path}.user.{name}",
+                f"{number} is not mapped in the user namespace",
+                section="config-linux.md#user-namespace-mappings",
+            )
+
+
+def capability_masks(draft: ProcessDraft) -> dict[str, int]:
+    """The sets as bit sets that the kernel will take; what is left out becomes a warning.
+
+    Source: runtime-spec config.md#linux-process (what cannot be granted must be a warning and
+    should not fail), capabilities(7) "Transformation of capabilities", capset(2).
+    """
+    asked = draft.process.capabilities or Capabilities()
+    masks = {
+        name: _mask(draft, name, getattr(asked, name)) for name in Capabilities.__struct_fields__
+    }
+    grantable = (1 << (draft.host.last_capability + 1)) - 1
+    if not draft.namespaces.own_users:  # a new user namespace has all of them, within itself
+        grantable &= draft.host.capabilities
+    lacking = 0
+    for name, mask in masks.items():
+        lacking |= mask & ~grantable
+        masks[name] = mask & grantable
+    if lacking:
+        draft.warn("capabilities", f"this host cannot grant {' '.join(names_of(lacking))}")
+    within = (
+        ("effective", "permitted", masks["permitted"]),
+        ("inheritable", "bounding", masks["bounding"]),
+        ("ambient", "permitted", masks["permitted"]),
+        ("ambient", "inheritable", masks["inheritable"] & masks["bounding"]),
+    )
+    for name, limiting, limit in within:
+        beyond = masks[name] & ~limit
+        masks[name] &= limit
+        if beyond:
+            names = " ".join(names_of(beyond))
+            draft.warn(f"capabilities.{name}", f"{names} left out: not in {limiting}")
+    return masks
+
+
+def _mask(draft: ProcessDraft, place: str, names: tuple[str, ...]) -> int:
+    mask = 0
+    for name in names:
+        if name in BITS:
+            mask |= 1 << BITS[name]
+        else:
+            draft.warn(f"capabilities.{place}", f"no capability is called {name!r}")
+    return mask
+
+
+def execute(process: Process, *, reap: bool) -> Execute:
+    """The application and where to look for it, as execvp(3) would in the container."""
+    return Execute(
+        arguments=process.args,
+        environment=process.env,
+        candidates=candidates(process),
+        reap=int(reap),
+    )
+
+
+def candidates(process: Process) -> tuple[str, ...]:
+    """Absolute paths to try, in order. An empty part of PATH is the working directory."""
+    name = process.args[0]
+    if "/" in name:
+        return (posixpath.join(process.cwd, name),)
+    search = DEFAULT_PATH
+    for entry in process.env:
+        if entry.startswith("PATH="):
+            search = entry[len("PATH=") :]
+    directories = search.split(":") if search else DEFAULT_PATH.split(":")
+    places = (posixpath.join(process.cwd, directory, name) for directory in directories)
+    return tuple(dict.fromkeys(places))

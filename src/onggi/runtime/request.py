@@ -1,0 +1,75 @@
+"""What a start needs to know that config.json does not say: places on the host, and decisions.
+
+The engine fills these in; the planner only reads them. Every path is an absolute path of the host.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Overlay(Struct, frozen=True):
+    """A root made of layers. `lowers`: topmost first. `upper` holds `fs/` and `work/`; empty: none,
+    the root is a read-only view of the layers. `volatile`: writes need not survive a crash."""
+
+    lowers: tuple[str, ...]
+    upper: str = ""
+    volatile: bool = False
+
+
+class Supervision(Struct, frozen=True):
+    """Where the monitor keeps its socket, log and records; see Supervise for the fields."""
+
+    run_dir: str
+    log_dir: str = ""
+    log_name: str = ""
+    log_max_bytes: int = 20_000_000
+    log_max_files: int = 5
+    record_name: str = "exit.json"
+    stdin: bool = False
+    die_with_engine: bool = False
+    rows: int = 0
+    columns: int = 0
+
+
+class StartRequest(Struct, frozen=True):
+    """One start of a container's first process.
+
+    `bundle`: the directory that relative paths of the configuration start from. `overlay` None:
+    the root is the directory `config.root.path`. `root_mountpoint`: an existing directory of the
+    host that the container's root may search; the root is attached there in the container's own
+    mount namespace only. `borrowed`: how many slots hold descriptors that keel is spawned with.
+    `cgroup_procs`: the cgroup.procs files to join; `cgroup_slot` ≥ 0: a borrowed descriptor of the
+    v2 cgroup to be born in. `reap`: keel stays as PID 1. `bind_devices`: take device nodes from the
+    host instead of making them (a user namespace does so anyway); `device_sources`: pairs (path in
+    the container, node on the host) where the two differ. `idmap_sources`: with a user namespace,
+    show bind mounts with the container's owners, where the file system can. `keyring`: the name of
+    the session keyring to join; empty: the engine's stays.
+    """
+
+    supervision: Supervision
+    root_mountpoint: str
+    bundle: str = ""
+    overlay: Overlay | None = None
+    cgroup_procs: tuple[str, ...] = ()
+    cgroup_slot: int = -1
+    borrowed: int = 0
+    reap: bool = False
+    bind_devices: bool = False
+    device_sources: tuple[tuple[str, str], ...] = ()
+    idmap_sources: bool = True
+    keyring: str = ""
+
+
+class ExecRequest(Struct, frozen=True):
+    """One more process in a running container.
+
+    `pidfd_slot`: the borrowed slot with the pidfd of the container's first process, whose
+    namespaces are entered.
+    """
+
+    supervision: Supervision
+    pidfd_slot: int = 0
+    cgroup_procs: tuple[str, ...] = ()
+    cgroup_slot: int = -1
+    keyring: str = ""
