@@ -146,6 +146,7 @@ void serve_output(struct supervision *sup, int stream) {
         end_output(sup, stream);
         return;
     }
+    sup->owed[stream] -= (size_t)length < sup->owed[stream] ? (size_t)length : sup->owed[stream];
     if (length > PAGE_BYTES / 8) /* escapes and frames make more of it */
         sup->buffers_used = true;
     if (sup->log.file >= 0) {

@@ -210,7 +210,7 @@ void control_send_failed(struct monitor *m, uint32_t type, const struct failure 
         {(char *)failure->facts, facts},
     };
     if (m->control >= 0 && send_packet(m->control, parts, sizeof parts / sizeof parts[0], -1) < 0)
-        complain(failure->call, failure->error);
+        complain(failure->detail, failure->error);
 }
 
 /* sun_path holds 108 bytes and a run directory may be deeper: go through its descriptor. */

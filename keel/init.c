@@ -83,9 +83,10 @@ int init_root(struct walk *walk) {
 /* What the application must not inherit: ignored signals, a blocked mask, the engine's umask. */
 static void reset_process(void) {
     sigset_t none;
-    struct sigaction act = {.sa_handler = SIG_DFL};
+    /* the raw call: the C library does not let go of its own two signals. KILL and STOP refuse. */
+    static const unsigned long KERNEL_DEFAULT[4]; /* handler, flags, restorer, mask */
     for (int number = 1; number < NSIG; number++)
-        sigaction(number, &act, NULL); /* KILL, STOP and the C library's own refuse: they are default */
+        syscall(SYS_rt_sigaction, number, KERNEL_DEFAULT, NULL, sizeof(unsigned long));
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     umask(0);

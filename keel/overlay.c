@@ -1,13 +1,13 @@
 /* MOUNT_OVERLAY: a stack of trees that are in slots, mounted by init with its own credentials.
  *
- * Since Linux 6.13 overlayfs takes the layers as descriptors. Before, it takes paths, and before
- * 6.15 only paths of mounts that are attached; then the trees are attached for a moment to a private
- * tmpfs. Source: Documentation/filesystems/overlayfs.rst. */
+ * overlayfs takes only layers whose mount namespace belongs to the caller (clone_private_mount, since
+ * Linux 6.17, asks for CAP_SYS_ADMIN there), so the trees are attached first, one over the other where
+ * the root will be, out of everybody's sight. Since 6.13 the layers are given as descriptors, before
+ * that by name below /proc/self/fd. Source: Documentation/filesystems/overlayfs.rst. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include "fsmount.h"
@@ -37,99 +37,84 @@ static int open_place(struct walk *walk, const struct place *place) {
     return fd < 0 ? fail(walk->failure, "openat2", "%s of the overlay", place->name) : fd;
 }
 
-static int give_layer(int context, const char *key, int fd) {
-    return fsconfig(context, FSCONFIG_SET_FD, key, NULL, fd);
-}
-
-/* A detached overlay; -1 with the failure filled; -2: this kernel takes no descriptors. */
-static int mount_by_descriptors(struct walk *walk, const struct stack *stack) {
-    SCOPED_FD context = context_open(walk->failure, "overlay");
-    if (context < 0)
+/* Attach the tree in `slot` to init's mount namespace, once. */
+static int attach_layer(struct walk *walk, uint64_t slot) {
+    int tree = slot_get(walk, slot);
+    if (tree < 0)
         return -1;
-    for (uint32_t i = 0; i < stack->lowers->count; i++)
-        if (give_layer(context, "lowerdir+", walk->slot[stack->lowers->items[i]]) < 0)
-            return i == 0 && errno == EINVAL ? -2 : context_fail(walk->failure, context, "fsconfig", "lowerdir+");
-    if (stack->writable) {
-        SCOPED_FD upper = open_place(walk, &stack->upper);
-        SCOPED_FD work = upper < 0 ? -1 : open_place(walk, &stack->work);
-        if (work < 0)
-            return -1;
-        if (give_layer(context, "upperdir", upper) < 0)
-            return context_fail(walk->failure, context, "fsconfig", "upperdir");
-        if (give_layer(context, "workdir", work) < 0)
-            return context_fail(walk->failure, context, "fsconfig", "workdir");
-    }
-    for (uint32_t i = 0; i < stack->options->count; i++)
-        if (context_option(walk->failure, context, stack->options->items[i]) < 0)
-            return -1;
-    return context_mount(walk->failure, context, stack->writable ? 0 : MOUNT_ATTR_RDONLY, "overlay");
-}
-
-/* Attach the tree at `name` in the present directory. */
-static int show_tree(struct walk *walk, int tree, const char *name) {
-    if (mkdir(name, 0700) < 0 && errno != EEXIST)
-        return fail(walk->failure, "mkdir", "%s in the overlay's stage", name);
-    if (move_mount(tree, "", AT_FDCWD, name, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-        return fail(walk->failure, "move_mount", "%s in the overlay's stage", name);
+    if (!walk->attached[slot] && attach_tree(tree, walk->root_place) < 0)
+        return fail(walk->failure, "move_mount", "layer in slot %llu", (unsigned long long)slot);
+    walk->attached[slot] = 1;
     return 0;
 }
 
-/* The option text for mount(2), in names relative to the stage; the trees are attached there. */
-static int show_stack(struct walk *walk, const struct stack *stack, char *text, size_t size) {
-    char name[16];
-    size_t used = (size_t)snprintf(text, size, "lowerdir=");
-    for (uint32_t i = 0; i < stack->lowers->count && used < size; i++) {
-        snprintf(name, sizeof name, "%u", i);
-        if (show_tree(walk, walk->slot[stack->lowers->items[i]], name) < 0)
+static int attach_layers(struct walk *walk, const struct step *step) {
+    const struct numbers *lowers = &step->field[1].numbers;
+    for (uint32_t i = 0; i < lowers->count; i++)
+        if (attach_layer(walk, lowers->items[i]) < 0)
             return -1;
-        used += (size_t)snprintf(text + used, size - used, "%s%s", i ? ":" : "", name);
-    }
-    if (stack->writable && used < size) {
-        int same = stack->upper.tree == stack->work.tree;
-        if (show_tree(walk, stack->upper.tree, "u") < 0 || (!same && show_tree(walk, stack->work.tree, "w") < 0))
-            return -1;
-        used += (size_t)snprintf(text + used, size - used, ",upperdir=u/%s,workdir=%s/%s", stack->upper.name,
-                                 same ? "u" : "w", stack->work.name);
-    }
-    for (uint32_t i = 0; i < stack->options->count && used < size; i++)
-        used += (size_t)snprintf(text + used, size - used, ",%s", stack->options->items[i]);
-    if (used < size)
+    if (number_of(step, 2) == NO_SLOT)
         return 0;
-    errno = E2BIG;
-    return fail(walk->failure, "mount", "the options of the overlay do not fit a page");
+    return attach_layer(walk, number_of(step, 2)) < 0 || attach_layer(walk, number_of(step, 3)) < 0 ? -1 : 0;
 }
 
-static int mount_on_stage(struct walk *walk, const struct stack *stack) {
-    char text[4096];
-    unsigned long flags = stack->writable ? 0 : MS_RDONLY;
-    if (show_stack(walk, stack, text, sizeof text) < 0)
-        return -1;
-    if (mkdir("m", 0700) < 0)
-        return fail(walk->failure, "mkdir", "m in the overlay's stage");
-    if (mount("overlay", "m", "overlay", flags, text) < 0)
-        return fail(walk->failure, "mount", "overlay %s", text);
-    int tree = open_tree(AT_FDCWD, "m", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-    return tree < 0 ? fail(walk->failure, "open_tree", "the overlay") : tree;
-}
-
-static int mount_by_paths(struct walk *walk, const struct stack *stack) {
-    SCOPED_FD context = context_open(walk->failure, "tmpfs");
-    SCOPED_FD tmpfs = context < 0 ? -1 : context_mount(walk->failure, context, 0, "the overlay's stage");
-    if (tmpfs < 0)
-        return -1;
-    if (walk->root_place < 0 || attach_tree(tmpfs, walk->root_place) < 0)
-        return fail(walk->failure, "move_mount", "the overlay's stage");
-    if (fchdir(tmpfs) < 0)
-        return fail(walk->failure, "fchdir", "the overlay's stage");
-    int tree = mount_on_stage(walk, stack);
-    int error = errno;
-    if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0) {
-        if (tree >= 0)
-            close(tree);
-        return fail(walk->failure, "umount2", "the overlay's stage");
+/* Before Linux 6.13: layers by name, relative to /proc/self/fd because one option holds 255 bytes. */
+static int name_lowers(struct walk *walk, int context, const struct stack *stack) {
+    char text[256];
+    size_t used = 0;
+    for (uint32_t i = 0; i < stack->lowers->count && used < sizeof text; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", i ? ":" : "",
+                                 walk->slot[stack->lowers->items[i]]);
+    if (used < sizeof text) {
+        int result = fsconfig(context, FSCONFIG_SET_STRING, "lowerdir", text, 0);
+        return result < 0 ? context_fail(walk->failure, context, "fsconfig", "lowerdir") : 0;
     }
-    errno = error;
-    return tree;
+    /* since Linux 6.8 one by one */
+    for (uint32_t i = 0; i < stack->lowers->count; i++) {
+        snprintf(text, sizeof text, "%d", walk->slot[stack->lowers->items[i]]);
+        if (fsconfig(context, FSCONFIG_SET_STRING, "lowerdir+", text, 0) < 0)
+            return context_fail(walk->failure, context, "fsconfig", "lowerdir+");
+    }
+    return 0;
+}
+
+/* 0: done; 1: done by name, as this kernel takes no descriptors; -1. */
+static int give_lowers(struct walk *walk, int context, const struct stack *stack) {
+    for (uint32_t i = 0; i < stack->lowers->count; i++) {
+        if (fsconfig(context, FSCONFIG_SET_FD, "lowerdir+", NULL, walk->slot[stack->lowers->items[i]]) == 0)
+            continue;
+        if (i > 0 || errno != EINVAL)
+            return context_fail(walk->failure, context, "fsconfig", "lowerdir+");
+        return name_lowers(walk, context, stack) < 0 ? -1 : 1;
+    }
+    return 0;
+}
+
+static int give_directory(struct walk *walk, int context, const char *key, int fd, int by_name) {
+    char name[16];
+    snprintf(name, sizeof name, "%d", fd);
+    int result = by_name ? fsconfig(context, FSCONFIG_SET_STRING, key, name, 0)
+                         : fsconfig(context, FSCONFIG_SET_FD, key, NULL, fd);
+    return result < 0 ? context_fail(walk->failure, context, "fsconfig", key) : 0;
+}
+
+static int mount_stack(struct walk *walk, const struct stack *stack) {
+    SCOPED_FD context = context_open(walk->failure, "overlay");
+    int by_name = context < 0 ? -1 : give_lowers(walk, context, stack);
+    if (by_name < 0)
+        return -1;
+    SCOPED_FD upper = stack->writable ? open_place(walk, &stack->upper) : -1;
+    SCOPED_FD work = upper < 0 ? -1 : open_place(walk, &stack->work);
+    if (stack->writable && (work < 0 || give_directory(walk, context, "upperdir", upper, by_name) < 0 ||
+                            give_directory(walk, context, "workdir", work, by_name) < 0))
+        return -1;
+    for (uint32_t i = 0; i < stack->options->count; i++)
+        if (context_option(walk->failure, context, stack->options->items[i]) < 0)
+            return -1;
+    if (by_name && chdir("/proc/self/fd") < 0)
+        return fail(walk->failure, "chdir", "/proc/self/fd");
+    int tree = context_mount(walk->failure, context, stack->writable ? 0 : MOUNT_ATTR_RDONLY, "overlay");
+    return by_name && chdir("/") < 0 ? fail(walk->failure, "chdir", "/") : tree;
 }
 
 /* overlayfs wants two lower layers where there is no upper one; a single layer needs no overlay. */
@@ -146,19 +131,16 @@ int step_mount_overlay(struct walk *walk, const struct step *step) {
     uint64_t work = number_of(step, 3);
     struct stack stack = {
         .lowers = &step->field[1].numbers, .writable = upper != NO_SLOT, .options = &step->field[4].list};
-    for (uint32_t i = 0; i < stack.lowers->count; i++)
-        if (slot_get(walk, stack.lowers->items[i]) < 0)
-            return -1;
+    int single = !stack.writable && stack.lowers->count == 1;
+    if (single && slot_get(walk, stack.lowers->items[0]) < 0)
+        return -1;
+    if (!single && attach_layers(walk, step) < 0)
+        return -1;
     if (stack.writable) {
         stack.upper = (struct place){slot_get(walk, upper), upper == work ? "fs" : ""};
         stack.work = (struct place){slot_get(walk, work), upper == work ? "work" : ""};
-        if (stack.upper.tree < 0 || stack.work.tree < 0)
-            return -1;
     }
-    int tree = stack.writable || stack.lowers->count > 1 ? mount_by_descriptors(walk, &stack)
-                                                         : show_single(walk, walk->slot[stack.lowers->items[0]]);
-    if (tree == -2)
-        tree = mount_by_paths(walk, &stack);
+    int tree = single ? show_single(walk, walk->slot[stack.lowers->items[0]]) : mount_stack(walk, &stack);
     if (tree < 0)
         return -1;
     slot_fill(walk, (unsigned)number_of(step, 0), tree);

@@ -123,7 +123,7 @@ void monitor_close(struct monitor *m) {
 }
 
 static void set_nonblocking(int file) {
-    int flags = fcntl(file, F_GETFL);
+    int flags = file < 0 ? 0 : fcntl(file, F_GETFL);
     if (file >= 0 && (flags < 0 || fcntl(file, F_SETFL, flags | O_NONBLOCK) < 0))
         complain("fcntl", errno);
 }
@@ -162,6 +162,14 @@ static void kill_child(struct supervision *sup) {
         complain("pidfd_send_signal", errno);
 }
 
+static void note_owed(struct supervision *sup) {
+    for (int stream = STREAM_STDOUT; stream <= STREAM_STDERR; stream++) {
+        int waiting = 0;
+        if (sup->output[stream].file >= 0 && ioctl(sup->output[stream].file, FIONREAD, &waiting) == 0)
+            sup->owed[stream] = (size_t)waiting;
+    }
+}
+
 static void reap(struct supervision *sup) {
     siginfo_t info = {0};
     int found;
@@ -185,6 +193,7 @@ static void reap(struct supervision *sup) {
     if (sup->terminal_peer >= 0)
         close(sup->terminal_peer);
     sup->terminal_peer = -1;
+    note_owed(sup);
     close_input(sup);
     widen_clients(sup);
 }
@@ -228,6 +237,17 @@ static bool has_output(const struct supervision *sup) {
     return sup->output[STREAM_STDOUT].file >= 0 || sup->output[STREAM_STDERR].file >= 0;
 }
 
+/* The child has ended and somebody holds things up: first a client that does not read, then a
+ * process that holds a pipe. What the child itself wrote is always read, however slow the disk. */
+static void give_up(struct supervision *sup, bool silent) {
+    if (sup->pending_clients > 0) {
+        drop_stalled_clients(sup);
+    } else if (silent || sup->owed[STREAM_STDOUT] + sup->owed[STREAM_STDERR] == 0) {
+        end_output(sup, STREAM_STDOUT);
+        end_output(sup, STREAM_STDERR);
+    }
+}
+
 /* One event at a time: a handler may close any other descriptor, and no stale event follows. */
 static void loop(struct supervision *sup) {
     while (!sup->exited || has_output(sup) || sup->pending_clients > 0) {
@@ -238,11 +258,8 @@ static void loop(struct supervision *sup) {
             dispatch(sup, &event);
         else if (count == 0 && !sup->exited)
             release_buffers(sup);
-        if (sup->exited && (count == 0 || monotonic_ns() > sup->deadline_ns)) {
-            drop_stalled_clients(sup);
-            end_output(sup, STREAM_STDOUT);
-            end_output(sup, STREAM_STDERR);
-        }
+        if (sup->exited && (count == 0 || monotonic_ns() > sup->deadline_ns))
+            give_up(sup, count == 0);
     }
 }
 

@@ -116,6 +116,7 @@ struct supervision {
     struct exit_facts exit;
     uint64_t started_monotonic_ns;
     uint64_t deadline_ns; /* monotonic; holds once exited */
+    size_t owed[3];       /* by stream: what lay in the pipe when the child ended, not yet read */
     struct watched child; /* the pidfd */
     struct watched listener;
     struct watched connections[MAX_CONNECTIONS]; /* 0: the engine that spawned us */

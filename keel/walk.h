@@ -32,6 +32,7 @@ struct walk {
     int stdin_open;
     int root;        /* O_PATH of the container's root; -1: not known yet */
     int root_place;  /* where ATTACH_ROOT will attach, opened while init still may */
+    uint8_t attached[SLOTS]; /* 1: a layer that is attached over root_place */
     int empty_tree;  /* the read-only empty directory that masks; attached once used */
     int armed;       /* 1: init dies with the monitor */
     int umask_known; /* 1: SET_UMASK was carried out */

@@ -282,6 +282,19 @@ static void test_left_behind(void) {
     CHECK(left > 1 && kill(left, SIGKILL) == 0);
 }
 
+/* A process left behind that never stops writing: its end is not waited for. */
+static void test_left_writing(void) {
+    struct task task = start((struct supervise_config){0},
+                             "(while :; do echo more; sleep 0.01; done) & echo $!; exit 2");
+    int client = attach(task.control, 2);
+    go(&task);
+    expect_started(&task);
+    read_frames(client, 1, buffer, sizeof buffer);
+    CHECK(finish(&task) == 2);
+    pid_t left = (pid_t)strtol(buffer[0] == 'm' ? strchr(buffer, '\n') + 1 : buffer, NULL, 10);
+    CHECK(left == 0 || kill(left, SIGKILL) == 0 || errno == ESRCH); /* SIGPIPE may be first */
+}
+
 static void test_terminal(void) {
     struct task task = start((struct supervise_config){.terminal = 1},
                              "stty size; read line; stty size; echo got $line; tty >&2");
@@ -367,6 +380,7 @@ int main(void) {
     test_back_pressure();
     test_bad_clients();
     test_left_behind();
+    test_left_writing();
     test_terminal();
     test_die_with_engine();
     test_successor();

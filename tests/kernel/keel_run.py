@@ -6,7 +6,6 @@ import os
 import select
 import shutil
 import socket
-import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,8 +17,6 @@ import pytest
 from onggi.runtime.steps import (
     AttachRoot,
     BecomeUser,
-    BindTree,
-    ChangeDirectory,
     CloneInto,
     Execute,
     IdmapTree,
@@ -28,13 +25,12 @@ from onggi.runtime.steps import (
     OpenTree,
     PivotRoot,
     Plan,
-    SetNoNewPrivileges,
     SetRootPropagation,
     Step,
     Supervise,
     WriteIdMaps,
 )
-from onggi.sandbox.keel import Keel, keel_path
+from onggi.sandbox.keel import Keel
 from onggi.sandbox.messages import Closed, Exited, Failed, MonitorEvent, Started, Warned
 from onggi.sandbox.monitor import Monitor
 from onggi.sandbox.stream import Stream, StreamDecoder
@@ -49,10 +45,9 @@ ALL_CAPABILITIES = (1 << 41) - 1
 TIMEOUT_S = 20.0
 BUSYBOX = Path("/bin/busybox")
 
-needs_busybox = pytest.mark.skipif(
-    not BUSYBOX.is_file(), reason="host feature missing: a static busybox"
+NEEDS_ROOT_AND_BUSYBOX = pytest.mark.skipif(
+    os.geteuid() != 0 or not BUSYBOX.is_file(), reason="host feature missing: root, static busybox"
 )
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="host feature missing: root")
 
 
 class Outcome:
@@ -187,10 +182,20 @@ def run(keel: Keel, plan: Plan, borrowed: Sequence[int] = ()) -> Outcome:
         return task.finish()
 
 
-def children() -> set[int]:
-    """The processes whose parent this process is."""
-    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return {int(pid) for pid in text.split()}
+def descendants_named(name: str) -> list[int]:
+    """Processes of the host whose comm is `name` and that are not zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            text = (entry / "stat").read_text()
+        except OSError:
+            continue
+        comm, rest = text[text.index("(") + 1 :].rsplit(") ", 1)
+        if comm == name and rest[0] != "Z":
+            found.append(int(entry.name))
+    return found
 
 
 APPLETS = ("sh", "true", "cat", "id", "ls", "mount", "stat", "touch", "echo", "sleep", "hostname")
@@ -295,6 +300,3 @@ def become(uid: int = 0, gid: int = 0, capabilities: int = 0, **more: int) -> Be
     sets = {name: capabilities for name in ("bounding", "effective", "permitted")}
     return BecomeUser(uid=uid, gid=gid, **{**sets, **more})
 
-
-def text_of(path: Path) -> str:
-    return path.read_text()

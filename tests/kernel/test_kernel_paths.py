@@ -132,7 +132,7 @@ def test_a_race_that_the_kernel_gives_up_is_run_again(
 
     monkeypatch.setattr(paths, "openat2", losing)
     paths.open_in_root(tree.fd, "..", os.O_PATH).close()
-    assert lost == paths.MAX_TRIES
+    assert lost == paths.MAX_TRIES >= 100
     lost = -1
     assert errno_of(lambda: paths.open_in_root(tree.fd, "..", os.O_PATH)) == errno.EAGAIN
 

@@ -43,8 +43,8 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT_XATTRS = ("user.", "security.capability", "system.posix_acl_")
 _BAD_ENTRY = frozenset(
-    (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMLINK)
-    + (errno.ENOENT, errno.EFBIG, errno.E2BIG, errno.ERANGE)
+    getattr(errno, name)
+    for name in "ENAMETOOLONG EINVAL ELOOP ENOTDIR EISDIR EMLINK ENOENT EFBIG E2BIG ERANGE".split()
 )
 
 
@@ -175,13 +175,15 @@ class _Applier:
         return fd
 
     def _enter(self, parent: int, name: bytes, path: bytes, entry: Entry) -> int:
+        if name.startswith(WHITEOUT_PREFIX):
+            raise InvalidArgument(f"archive member {entry.shown}: a whiteout as a directory")
         try:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
             self._make_missing(parent, name, path)
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as error:
-            if error.errno == errno.ENXIO or error.errno in (errno.ENOTDIR, errno.ELOOP):
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise InvalidArgument(
                     f"archive member {entry.shown}: its parent is a symlink or no directory"
                 ) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from isal import isal_zlib
 from msgspec import Struct
@@ -77,7 +77,11 @@ def plain_chunks(read: Read, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]
             yield chunk
 
 
-_DAMAGE: tuple[type[Exception], ...] = (isal_zlib.error, zstd.ZstdError, EOFError)
+_DAMAGE: tuple[type[Exception], ...] = (
+    cast(type[Exception], isal_zlib.error),
+    zstd.ZstdError,
+    EOFError,
+)
 
 
 class Compressor:

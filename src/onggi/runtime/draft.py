@@ -20,10 +20,7 @@ Idmap = Literal["none", "wanted", "required"]
 
 
 class Draft:
-    """`trees` come before the clone, `idmaps` after the id maps are written, `inside` after both.
-
-    `closing` are steps inside that must wait until every mount is made.
-    """
+    """`trees` come before the clone, `idmaps` after the id maps, `inside` after both."""
 
     def __init__(self, config: Config, host: HostFacts, request: StartRequest) -> None:
         self.config = config
@@ -34,7 +31,6 @@ class Draft:
         self.trees: list[OpenTree] = []
         self.idmaps: list[IdmapTree] = []
         self.inside: list[Step] = []
-        self.closing: list[Step] = []
         self.warnings: list[str] = []
         self._next_slot = request.borrowed
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from onggi.runtime.printable import printable
 from onggi.runtime.steps import BindTree, IdmapTree, MountOverlay, OpenTree, Plan, Step
 
 _MAX_WHAT = 200
@@ -33,7 +34,7 @@ def explain(plan: Plan) -> tuple[ExplainedStep, ...]:
             ExplainedStep(
                 number=number,
                 actor=step.actor,
-                what=_shortened(_what(step, held)),
+                what=printable(_what(step, held), _MAX_WHAT),
                 concerns=step.concerns,
                 section=step.section,
                 protects=step.protects,
@@ -73,9 +74,3 @@ def _what(step: Step, held: dict[int, str]) -> str:
     for slot, name in held.items():
         described = described.replace(f"slot {slot} at", f"{name} at", 1)
     return described
-
-
-def _shortened(text: str) -> str:
-    """One line of text, without what would act on a terminal."""
-    plain = "".join(character if character.isprintable() else "�" for character in text)
-    return plain if len(plain) <= _MAX_WHAT else plain[: _MAX_WHAT - 1] + "…"

@@ -76,7 +76,6 @@ def plan(config: Config, host: HostFacts, request: StartRequest) -> Plan:
     else:
         _plan_tree(draft)
     draft.inside += plan_sysctls(draft.linux.sysctl, draft.namespaces)
-    draft.inside += draft.closing
     if not draft.namespaces.joins("mount"):
         draft.inside += [SetPathReadonly(path=path) for path in draft.linux.readonly_paths]
         draft.inside += [MaskPath(path=path) for path in draft.linux.masked_paths]

@@ -12,7 +12,13 @@ import posixpath
 from onggi.kernel.cgroups.layout import Hierarchy
 from onggi.kernel.mounts import MOUNT_ATTR_RDONLY, MS_PRIVATE, MS_REC, MountOptions
 from onggi.runtime.draft import Draft
-from onggi.runtime.steps import BindTree, MakeSymlink, MountFilesystem, SetPathReadonly
+from onggi.runtime.steps import (
+    BindTree,
+    MakeDirectory,
+    MakeSymlink,
+    MountFilesystem,
+    SetPathReadonly,
+)
 
 _PRIVATE = MS_PRIVATE | MS_REC
 
@@ -20,7 +26,7 @@ _PRIVATE = MS_PRIVATE | MS_REC
 def plan_cgroup_mount(draft: Draft, options: MountOptions, target: str, path: str) -> None:
     """The steps for one mount of type `cgroup` at `target`.
 
-    The tmpfs that holds v1's hierarchies is made read-only, if asked, once all are in it.
+    On v1 a tmpfs holds one directory for each hierarchy, and a link for each other name of one.
     """
     layout = draft.host.cgroups
     attributes = options.attributes_set | options.recursive_set
@@ -36,18 +42,19 @@ def plan_cgroup_mount(draft: Draft, options: MountOptions, target: str, path: st
             options=("mode=755",),
         )
     )
-    for hierarchy in layout.hierarchies:
-        name = posixpath.basename(hierarchy.mount_point)
-        place = f"{target}/{name}"
-        if hierarchy.version == 2:
-            _plan_unified(draft, hierarchy, attributes, place, path)
-            continue
-        _plan_v1(draft, hierarchy, attributes, place, path)
+    places = {f"{target}/{posixpath.basename(h.mount_point)}": h for h in layout.hierarchies}
+    for place, hierarchy in places.items():
+        draft.inside.append(MakeDirectory(path=place))
+        name = posixpath.basename(place)
         for controller in hierarchy.controllers:
-            if controller != name:
+            if hierarchy.version == 1 and controller != name:
                 draft.inside.append(MakeSymlink(target=name, path=f"{target}/{controller}"))
     if attributes & MOUNT_ATTR_RDONLY:
-        draft.closing.append(SetPathReadonly(path=target))
+        # Before the hierarchies are mounted: keel would copy each of them along.
+        draft.inside.append(SetPathReadonly(path=target))
+    for place, hierarchy in places.items():
+        plan_one = _plan_unified if hierarchy.version == 2 else _plan_v1
+        plan_one(draft, hierarchy, attributes, place, path)
 
 
 def _plan_unified(
@@ -79,7 +86,6 @@ def _mount(
 
 
 def _bind(draft: Draft, source: str, attributes: int, target: str, path: str) -> None:
-    # keel makes a missing mount point like what is bound: a directory here.
     draft.inside.append(
         BindTree(
             slot=draft.open_tree(source, path),

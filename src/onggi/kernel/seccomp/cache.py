@@ -40,8 +40,8 @@ def cached_program(
 ) -> SeccompProgram:
     """The profile's program: from memory, else from `directory`, else compiled and kept in both.
 
-    The directory is made (0700) if it is missing; a file is there whole or not at all. That a program
-    could not be kept is a warning of the program, not an error.
+    The directory is made (0700) if it is missing; a file is there whole or not at all. That a
+    program could not be kept is a warning of the program, not an error.
 
     Raises:
         SpecError, Unsupported, InvalidArgument: as `compile_profile`.

@@ -93,6 +93,7 @@ def fit_profile(
         SpecError: both `architectures` and `archMap`, both `name` and `names`, a bad `minKernel`.
         Unsupported: no system call table for this machine.
     """
+    architectures = _architectures(profile, machine)
     rules = []
     for index, rule in enumerate(profile.syscalls or ()):
         path = f"$.syscalls[{index}]"
@@ -104,7 +105,7 @@ def fit_profile(
     return Seccomp(
         default_action=profile.default_action,
         default_errno_ret=profile.default_errno_ret,
-        architectures=_architectures(profile, machine),
+        architectures=architectures,
         flags=profile.flags or (),
         listener_path=profile.listener_path,
         listener_metadata=profile.listener_metadata,

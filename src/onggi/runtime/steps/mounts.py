@@ -89,7 +89,8 @@ class MountFilesystem(Step, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         options = f" ({','.join(self.options)})" if self.options else ""
-        return f"mount {self.fstype} on {self.target}{options}"
+        mode = " read-only" if self.attributes & MOUNT_ATTR_RDONLY else ""
+        return f"mount {self.fstype} on {self.target}{mode}{options}"
 
 
 class BindTree(Step, frozen=True, kw_only=True):
@@ -118,6 +119,7 @@ class MakeDirectory(Step, frozen=True, kw_only=True):
     opcode = 26
     signature = "suuu"
     concerns = "mount"
+    section = "runtime-spec config.md#mounts"
 
     path: str
     mode: int = 0o755

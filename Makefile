@@ -1,0 +1,45 @@
+# make run    everything a fresh machine needs, then a real Debian container and both views of it
+# make test   everything a fresh machine needs, then every check and test
+# make check  format, lint, types, layers, C warnings
+# make bench  side by side with the peers that are installed (make bench-peers installs them)
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTHON ?= python3
+export PYTHONDONTWRITEBYTECODE =
+
+.PHONY: run test check unit bench bench-peers build packages clean
+.DELETE_ON_ERROR:
+
+run: build
+	@scripts/packages run
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tour
+
+test: build check
+	@scripts/packages test
+	$(MAKE) -s -C keel test
+	$(MAKE) -s -C keel fuzz SECONDS=5
+	$(BIN)/python -m pytest -q
+
+check: build
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: build
+	$(BIN)/python -m bench
+
+bench-peers:
+	@scripts/packages bench
+
+build: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml setup.py $(wildcard keel/*.c keel/*.h keel/*.def front/*.c)
+	@scripts/packages build
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m compileall -q src/onggi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build src/onggi/bin src/*.egg-info .mypy_cache .pytest_cache .ruff_cache

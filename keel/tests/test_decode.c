@@ -1,0 +1,148 @@
+/* decode_plan: what it takes, and each thing that it refuses. */
+#include "../decode.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "check.h"
+#include "plan_bytes.h"
+
+static struct failure failure;
+static struct plan plan;
+
+/* Decode from memory of exactly this size, so that the sanitizer sees a byte read too much. */
+static int decode(const struct buffer *buffer, size_t size) {
+    uint8_t *exact = malloc(size ? size : 1);
+    CHECK(exact);
+    memcpy(exact, buffer->bytes, size);
+    int result = decode_plan(exact, size, &plan, &failure);
+    CHECK(result == 0 || (plan.steps == NULL && failure.error == EBADMSG));
+    if (result == 0)
+        free_plan(&plan);
+    free(exact);
+    return result;
+}
+
+static void refuse(const struct buffer *buffer, uint32_t step, const char *why) {
+    CHECK(decode(buffer, buffer->size) < 0);
+    if (failure.step != step || strcmp(failure.detail, why) != 0)
+        fprintf(stderr, "step %u: %s\n", failure.step, failure.detail);
+    CHECK(failure.step == step);
+    CHECK(strcmp(failure.detail, why) == 0);
+}
+
+static void test_a_good_plan(void) {
+    struct buffer buffer;
+    put_good_plan(&buffer);
+    CHECK(decode_plan(buffer.bytes, buffer.size, &plan, &failure) == 0);
+    CHECK(plan.count == 4 && plan.clone_index == 1);
+    CHECK(strcmp(text_of(&plan.steps[0], 0), "/run/x") == 0);
+    CHECK(plan.steps[1].field[1].list.count == 1);
+    CHECK(strcmp(plan.steps[1].field[1].list.items[0], "net:/proc/1/ns/net") == 0);
+    CHECK(plan.steps[1].field[2].numbers.items[1] == 0x40000000);
+    CHECK(plan.steps[1].field[3].integer == -1);
+    CHECK(plan.steps[2].optional && number_of(&plan.steps[2], 0) == 022);
+    CHECK(plan.steps[3].field[0].list.items[1] == NULL);
+    free_plan(&plan);
+}
+
+static void test_every_truncation(void) {
+    struct buffer buffer;
+    put_good_plan(&buffer);
+    for (size_t size = 0; size < buffer.size; size++)
+        CHECK(decode(&buffer, size) < 0);
+    buffer.bytes[buffer.size++] = 0;
+    refuse(&buffer, 4, "bytes after the last step");
+}
+
+static void test_the_head(void) {
+    struct buffer buffer;
+    put_good_plan(&buffer);
+    buffer.bytes[4] = 2;
+    refuse(&buffer, 0, "this is not a plan, or one of another version");
+    begin_plan(&buffer, 0);
+    refuse(&buffer, 0, "a plan without steps");
+    begin_plan(&buffer, 0xffffffff);
+    refuse(&buffer, 0, "a list is cut short");
+}
+
+static void test_order(void) {
+    struct buffer buffer;
+    begin_plan(&buffer, 2);
+    put_clone(&buffer, 0, -1);
+    put_execute(&buffer, "x", 1);
+    refuse(&buffer, 0, "SUPERVISE is not the first step");
+    begin_plan(&buffer, 2);
+    put_supervise(&buffer, 0);
+    put_execute(&buffer, "x", 1);
+    refuse(&buffer, 1, "a step of the child comes before CLONE_INTO");
+    begin_plan(&buffer, 4);
+    put_supervise(&buffer, 0);
+    put_clone(&buffer, 0, -1);
+    put_clone(&buffer, 0, -1);
+    put_execute(&buffer, "x", 1);
+    refuse(&buffer, 2, "a second CLONE_INTO");
+    begin_plan(&buffer, 2);
+    put_supervise(&buffer, 0);
+    put_clone(&buffer, 0, -1);
+    refuse(&buffer, 1, "EXECUTE is not the last step");
+    begin_plan(&buffer, 3);
+    put_supervise(&buffer, 1);
+    put_clone(&buffer, 0, -1);
+    put_execute(&buffer, "x", 1);
+    refuse(&buffer, 2, "SUPERVISE and OPEN_TERMINAL disagree about a terminal");
+}
+
+static void test_fields(void) {
+    struct buffer buffer;
+    begin_plan(&buffer, 3);
+    put_supervise(&buffer, 0);
+    put_clone(&buffer, 256, -1);
+    refuse(&buffer, 1, "no such slot");
+    begin_plan(&buffer, 3);
+    put_supervise(&buffer, 0);
+    put_clone(&buffer, 0, 300);
+    refuse(&buffer, 1, "no such slot");
+    begin_plan(&buffer, 3);
+    put_supervise(&buffer, 0);
+    put_clone(&buffer, 0, -1);
+    put_execute(&buffer, "x", 0);
+    refuse(&buffer, 2, "nothing to execute");
+    put_good_plan(&buffer);
+    buffer.bytes[12] = 99; /* the first step's opcode */
+    refuse(&buffer, 0, "unknown step");
+    put_good_plan(&buffer);
+    buffer.bytes[14] = 2; /* its flags */
+    refuse(&buffer, 0, "unknown flags");
+    put_good_plan(&buffer);
+    buffer.bytes[26] = 0; /* inside "/run/x" */
+    refuse(&buffer, 0, "a string holds NUL");
+    put_good_plan(&buffer);
+    buffer.bytes[30] = 'x'; /* its NUL */
+    refuse(&buffer, 0, "a string is cut short or not ended by NUL");
+}
+
+static void test_a_filter_may_hold_nul(void) {
+    struct buffer buffer;
+    begin_plan(&buffer, 4);
+    put_supervise(&buffer, 0);
+    put_clone(&buffer, 0, -1);
+    begin_step(&buffer, 37, 0);
+    put(&buffer, 0, 8);
+    put(&buffer, 8, 4);
+    put(&buffer, 0x7fff000000000006, 8);
+    put(&buffer, 0, 1);
+    end_step(&buffer);
+    put_execute(&buffer, "x", 1);
+    CHECK(decode(&buffer, buffer.size) == 0);
+}
+
+int main(void) {
+    test_a_good_plan();
+    test_every_truncation();
+    test_the_head();
+    test_order();
+    test_fields();
+    test_a_filter_may_hold_nul();
+    return 0;
+}

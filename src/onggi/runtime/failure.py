@@ -1,0 +1,247 @@
+"""From keel's report of a failed step to the error that a person reads. Pure.
+
+The step's words come from the plan, the hint from the step, the call and errno; what is said of the
+application's file is `failure_execute`'s.
+"""
+
+from __future__ import annotations
+
+import errno as e
+import os
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from onggi.errors import EngineError, FailedPrecondition, Internal, StartFailed, SyscallError
+from onggi.kernel.hints import hint_for
+from onggi.runtime import steps as s
+from onggi.runtime.explain import describe_step
+from onggi.runtime.failure_execute import NOT_EXECUTABLE, explain_execute
+from onggi.runtime.printable import printable
+
+
+class Report(Protocol):
+    """A FAILED or WARNED message (keel/README.md). `facts`: for EXECUTE only, else empty."""
+
+    @property
+    def step_index(self) -> int: ...
+    @property
+    def opcode(self) -> int: ...
+    @property
+    def errno(self) -> int: ...
+    @property
+    def call(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def facts(self) -> Mapping[str, str]: ...
+
+
+class StepError(SyscallError):
+    """A step of a plan failed: `number` in the plan, `description` of what it was to do."""
+
+    def __init__(
+        self, number: int, description: str, report: Report, *, hint: str | None = None
+    ) -> None:
+        super().__init__(report.call, printable(report.detail), report.errno, hint=hint)
+        self.number = number
+        self.description = description
+        self.message = f"cannot {description}: {self.message}"
+
+
+def explain_failure(
+    report: Report, plan: s.Plan, platform: object = None, machine: str | None = None
+) -> EngineError:
+    """The error for a FAILED report: a StartFailed if it is about the application, or a StepError.
+
+    `platform`: the image's, for what was built for another CPU; `machine`: this host's, as
+    uname(2) says (default: the one this runs on).
+    """
+    if report.opcode == 0 or not 0 <= report.step_index < len(plan.steps):
+        return Internal(
+            f"keel could not read the plan: {printable(report.detail)} ({report.call})",
+            hint="this is a defect of onggi: keel and the engine may be of different versions",
+        )
+    step = plan.steps[report.step_index]
+    if report.errno == e.ECHILD:
+        return _ended_early(report, plan)
+    if isinstance(step, s.Execute) and report.call == "execve":
+        return explain_execute(
+            step,
+            report.errno,
+            report.facts,
+            machine or os.uname().machine,
+            "" if platform is None else str(platform),
+        )
+    if isinstance(step, s.ChangeDirectory):
+        return _no_working_directory(step, report)
+    return StepError(
+        report.step_index, describe_step(plan, report.step_index), report, hint=_hint(step, report)
+    )
+
+
+def explain_warning(report: Report, plan: s.Plan) -> str:
+    """One line for an optional step that failed: what is not done, and why."""
+    reason = f"{report.call}: {os.strerror(report.errno)}".lower()
+    if not 0 <= report.step_index < len(plan.steps):
+        return printable(f"step {report.step_index}: {reason}")
+    hint = _hint(plan.steps[report.step_index], report)
+    text = f"could not {describe_step(plan, report.step_index)}: {reason}"
+    return printable(f"{text} — {hint}" if hint else text)
+
+
+def _ended_early(report: Report, plan: s.Plan) -> EngineError:
+    return FailedPrecondition(
+        f"the container ended before the application ran, at: "
+        f"{describe_step(plan, report.step_index)} ({printable(report.detail)})",
+        hint="a signal 9 is mostly the memory limit: raise it (--memory)",
+    )
+
+
+def _no_working_directory(step: s.ChangeDirectory, report: Report) -> StartFailed:
+    reasons = {
+        e.ENOENT: "does not exist in the container",
+        e.ENOTDIR: "is not a directory",
+        e.EACCES: "may not be searched",
+        e.EXDEV: "lies outside the container's root",
+        e.ELOOP: "has too many symbolic links",
+        e.EROFS: "does not exist, and the file system is read-only",
+    }
+    reason = reasons.get(report.errno, os.strerror(report.errno).lower())
+    return StartFailed(
+        f"the working directory {printable(step.path)} {reason}",
+        exit_code=NOT_EXECUTABLE,
+        hint="name another with --workdir",
+    )
+
+
+def _hint(step: s.Step, report: Report) -> str | None:
+    own = _HINTS.get(type(step))
+    hint = own(step, report) if own else None
+    return (
+        hint
+        or hint_for(report.call, _arguments(step, report), report.errno)
+        or _GENERAL.get(report.errno)
+    )
+
+
+def _arguments(step: s.Step, report: Report) -> str:
+    """The call's arguments in the words that kernel.hints looks for."""
+    words = [report.detail]
+    if isinstance(step, s.CloneInto):
+        words += [f"CLONE_NEW{name.upper()}" for name in s.namespace_names(step.flags).split()]
+    if isinstance(step, s.IdmapTree):
+        words.append("MOUNT_ATTR_IDMAP")
+    return " ".join(words)
+
+
+_GENERAL: dict[int, str] = {
+    e.ENOSPC: "no space is left: free some on the disk, or raise the limit that `df -i` or "
+    "`sysctl user` shows",
+    e.EDQUOT: "the disk quota is used up",
+    e.ENOMEM: "not enough memory: raise the container's memory limit",
+    e.EROFS: "the file system is read-only: make the place before it is mounted, or mount it rw",
+}
+
+
+def _of_errno(**hints: str) -> Callable[[s.Step, Report], str | None]:
+    """Hints by the name of errno."""
+    table = {getattr(e, name): text for name, text in hints.items()}
+    return lambda _, report: table.get(report.errno)
+
+
+def _open_tree(step: s.Step, report: Report) -> str | None:
+    if report.errno == e.ENOENT and isinstance(step, s.OpenTree):
+        return f"{printable(step.path)} is not there on the host: make it first"
+    return None
+
+
+def _filesystem(step: s.Step, report: Report) -> str | None:
+    if not isinstance(step, s.MountFilesystem):
+        return None
+    if step.fstype in ("proc", "sysfs") and report.errno == e.EPERM:
+        place = "/proc" if step.fstype == "proc" else "/sys"
+        return (
+            f"the kernel lets a user namespace mount {step.fstype} only where the host's {place} "
+            "is whole: nothing may be mounted over parts of it, as in a nested container"
+        )
+    if report.call == "fsconfig" and report.errno == e.EINVAL:
+        return f"{step.fstype} does not know one of the options, or not that value"
+    if report.errno == e.ENOTDIR:
+        return "a component of the path is a file in the image"
+    return None
+
+
+ENOENT_SYSCTL = "this kernel has no such parameter: check its name, or load its module"
+
+_HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
+    s.OpenTree: _open_tree,
+    s.MountFilesystem: _filesystem,
+    s.SetTimeOffsets: _of_errno(
+        EPERM="time namespaces need CAP_SYS_TIME and CAP_SYS_ADMIN on the host",
+        ERANGE="the offset would make the clock negative or run over",
+    ),
+    s.WriteIdMaps: _of_errno(
+        EPERM="the engine may not hand out these ids: run it as root, or map your own id only",
+        EINVAL="the kernel takes neither overlapping nor unmapped ranges",
+    ),
+    s.JoinCgroups: _of_errno(
+        ENOENT="the cgroup is gone: something removed it while the container started",
+        EBUSY="the cgroup has controllers for its children: processes must be in a leaf",
+        EOPNOTSUPP="the cgroup is of type threaded or invalid: give the container another parent",
+        ENOSPC="its cpuset has no cpus or no memory nodes: write cpuset.cpus and cpuset.mems",
+        EAGAIN="the limit on processes is reached: raise --pids-limit",
+        EINVAL="the cgroup cannot take this process: a realtime process, or cpu without runtime",
+        EACCES="the cgroup is not the engine's to write to",
+        EPERM="the cgroup is not the engine's to write to",
+    ),
+    s.IdmapTree: _of_errno(
+        EPERM="the mount has an id mapping already, or the file system is not the host's own",
+    ),
+    s.SetOomScore: _of_errno(EACCES="lowering it needs CAP_SYS_RESOURCE"),
+    s.SetRlimit: _of_errno(
+        EPERM="above the engine's own hard limit: raising it needs CAP_SYS_RESOURCE",
+        EINVAL="the soft limit is above the hard one, or the kernel has no such limit",
+    ),
+    s.MountOverlay: _of_errno(
+        ENODEV="this kernel has no overlay: load it with `modprobe overlay`",
+        EBUSY="the upper directory is in use by another overlay: does the container run already?",
+        EOVERFLOW="the work directory's owner is not mapped in the user namespace",
+        EPERM="overlay in a user namespace needs linux 5.11 or newer",
+        ESTALE="the upper directory was used with other layers",
+    ),
+    s.AttachRoot: _of_errno(
+        EACCES="the container's root may not search the way to it: its directories need mode 0711",
+    ),
+    s.BindTree: _of_errno(
+        ENOTDIR="a file cannot be mounted on a directory, nor a directory on a file",
+        EROFS="the mount point is missing and the file system there is read-only",
+    ),
+    s.MakeDevice: _of_errno(
+        EPERM="making device nodes needs CAP_MKNOD on the host: bind them instead",
+        EEXIST="the image has another file in its place",
+    ),
+    s.OpenTerminal: _of_errno(
+        ENOENT="the container has no devpts on /dev/pts",
+        ENODEV="/dev/pts/ptmx is not of a devpts: the image or a mount covers it",
+    ),
+    s.WriteSysctl: _of_errno(
+        ENOENT=ENOENT_SYSCTL,
+        EACCES="the namespace that it belongs to is not the container's own",
+        EPERM="the namespace that it belongs to is not the container's own",
+        EINVAL="the kernel does not take this value",
+        EXDEV="/proc is not the container's own procfs",
+    ),
+    s.LoadSeccomp: _of_errno(
+        EINVAL="this kernel does not know one of the filter's flags or actions",
+        EACCES="it needs no_new_privs or CAP_SYS_ADMIN",
+        EFAULT="the filter is damaged",
+    ),
+    s.BecomeUser: _of_errno(
+        EINVAL="the user or one of its groups is not mapped in the user namespace",
+        EPERM="the engine lacks a capability that the container was to have",
+        EAGAIN="its user has too many processes: raise --ulimit nproc",
+    ),
+    s.SetHostname: _of_errno(EPERM="the uts namespace is not the container's own"),
+    s.SetDomainname: _of_errno(EPERM="the uts namespace is not the container's own"),
+    s.JoinKeyring: _of_errno(EDQUOT="too many keys: raise `sysctl kernel.keys.maxkeys`"),
+}
