@@ -1,4 +1,4 @@
-"""What every cgroup driver promises, on the real kernel: as the host is, on v1 alone, on v2 alone."""
+"""What a cgroup driver promises, on the real kernel: as the host is, v1 alone, v2 alone."""
 
 import os
 import signal

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from onggi.errors import FailedPrecondition, InvalidArgument
+from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
 from onggi.kernel.cgroups.bpf import attach_device_program
 from onggi.kernel.cgroups.controllers import CONTROLLERS, place
 from onggi.kernel.cgroups.devices import compile_device_program
@@ -381,52 +381,56 @@ def test_the_verifier_takes_programs_of_every_shape(cgroup: Cgroup) -> None:
 # the others
 
 
-def test_io_is_counted_by_device(cgroup: Cgroup, start: Start) -> None:
+def test_io_is_counted_by_device(cgroup: Cgroup, start: Start, tmp_path: Path) -> None:
     needs("io")
-    with tempfile.NamedTemporaryFile(dir=os.getcwd()) as file:
-        device = os.fstat(file.fileno()).st_dev
-        if os.major(device) == 0:
-            pytest.skip("the working directory is on no block device")
-        program = f"""
+    disk = disk_of(tmp_path)
+    # Since Linux 6.9 v1 counts a disk only from the first rate that is set for it.
+    rate = (ThrottleDevice(*disk, 1 << 40),)
+    assert cgroup.apply(Resources(block_io=BlockIO(throttle_read_bps_device=rate))) == ()
+    program = f"""
 import mmap, os
-fd = os.open({file.name!r}, os.O_RDWR | os.O_DIRECT)
+fd = os.open({str(tmp_path / "file")!r}, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
 page = mmap.mmap(-1, 65536)
 page.write(b"x" * 65536)
 os.pwrite(fd, page, 0)
 os.fsync(fd)
 os.preadv(fd, [page], 0)
-print(flush=True)
 """
-        assert start(program).wait(timeout=20) == 0
-        rows = {(row.major, row.minor): row for row in cgroup.stats().io or ()}
-        # A partition's requests are counted at its disk.
-        row = next((r for (major, _), r in rows.items() if major == os.major(device)), None)
-        assert row is not None
-        assert row.write_bytes >= 65536
-        assert row.read_bytes >= 65536
-        assert row.write_ops >= 1
+    assert start(program).wait(timeout=20) == 0
+    (row,) = [row for row in cgroup.stats().io or () if (row.major, row.minor) == disk]
+    assert row.write_bytes >= 65536
+    assert row.read_bytes >= 65536
+    assert row.write_ops >= 1
+    assert row.read_ops >= 1
 
 
-def test_io_throttles_are_in_the_kernels_files(cgroup: Cgroup) -> None:
+def test_io_throttles_are_in_the_kernels_files(cgroup: Cgroup, tmp_path: Path) -> None:
     on_v1("blkio")
-    disks = [line.split()[0] for line in _lines("/sys/block/*/dev") if not line.startswith("7:")]
-    if not disks:
-        pytest.skip("this host has no disk")
-    major, minor = (int(n) for n in disks[0].split(":"))
+    major, minor = disk_of(tmp_path)
     device = ThrottleDevice(major, minor, MIB)
     assert cgroup.apply(Resources(block_io=BlockIO(throttle_read_bps_device=(device,)))) == ()
     shown = kernel_file("blkio", "blkio.throttle.read_bps_device")
     assert shown == f"{major}:{minor} {MIB}"
 
 
-def _lines(pattern: str) -> list[str]:
-    import glob
+def test_a_disk_that_does_not_exist_is_named(cgroup: Cgroup) -> None:
+    needs("io")
+    device = ThrottleDevice(4000, 1, MIB)
+    with pytest.raises(NotFound, match="4000:1"):
+        cgroup.apply(Resources(block_io=BlockIO(throttle_read_bps_device=(device,))))
 
-    found = []
-    for path in sorted(glob.glob(pattern)):
-        with open(path) as file:
-            found.append(file.read().strip())
-    return found
+
+def disk_of(path: Path) -> tuple[int, int]:
+    """The whole disk under a path: rates are set on disks, not on partitions."""
+    device = os.stat(path).st_dev
+    where = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    if not where.exists():
+        pytest.skip(f"{path} is on no block device")
+    where = where.resolve()
+    if (where / "partition").exists():
+        where = where.parent
+    major, minor = (where / "dev").read_text().split(":")
+    return int(major), int(minor)
 
 
 def test_a_hugepage_limit_enables_the_controller_on_v2(cgroup: Cgroup) -> None:

@@ -56,7 +56,9 @@ MAPPING = (IdMapping(container_id=0, host_id=100000, size=65536),)
 FILTER = Seccomp(
     default_action="SCMP_ACT_ERRNO",
     architectures=("SCMP_ARCH_X86_64",),
-    syscalls=(SeccompRule(names=("read", "write", "execve", "exit_group"), action="SCMP_ACT_ALLOW"),),
+    syscalls=(
+        SeccompRule(names=("read", "write", "execve", "exit_group"), action="SCMP_ACT_ALLOW"),
+    ),
 )
 
 MOUNTS = (

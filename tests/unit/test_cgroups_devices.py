@@ -30,7 +30,7 @@ def listed(*rules: DeviceRule) -> list[tuple[str, str]]:
 
 
 def run(program: bytes, kind: int, access: int, major: int, minor: int) -> int:
-    """The verdict, computed as the kernel's interpreter would. Refuses what its verifier refuses."""
+    """The verdict, computed as the kernel would. Refuses what its verifier refuses."""
     code = list(struct.iter_unpack("=BBhi", program))
     context = struct.pack("=III", access << 16 | kind, major, minor)
     registers: dict[int, int] = {1: 0}
@@ -133,9 +133,7 @@ def test_the_program_has_no_code_that_cannot_be_reached(rules: tuple[DeviceRule,
     assert reached == set(range(len(code)))
 
 
-def v1_model(
-    lines: list[tuple[str, str]], kind: str, access: str, major: int, minor: int
-) -> bool:
+def v1_model(lines: list[tuple[str, str]], kind: str, access: str, major: int, minor: int) -> bool:
     """The kernel's v1 list, as the letters of one device: exceptions to what `a` set."""
     (first, star), *rest = lines
     assert star == "a"

@@ -17,6 +17,7 @@ from msgspec import Struct
 from onggi.kernel.capabilities import BITS, host_capabilities
 from onggi.kernel.cgroups.layout import CgroupLayout
 from onggi.kernel.namespaces import FILES as _FILES
+from onggi.runtime.rlimits import NO_LIMIT, RLIMITS
 
 #: Where ids for containers come from when /etc/subuid names nobody: the upper part of the range
 #: that systemd.io/UIDS-GIDS sets aside for containers, away from what useradd(8) gives out.
@@ -24,9 +25,6 @@ DEFAULT_POOL_START = 0x20000000
 DEFAULT_POOL_SIZE = 0x50000000
 SUBID_OWNER = "onggi"
 
-#: RLIM_NLIMITS and RLIM_INFINITY of asm-generic/resource.h.
-RESOURCES = 16
-NO_LIMIT = 2**64 - 1
 IDMAPPED_MOUNTS_SINCE = (5, 12)
 
 CAP_SYS_RESOURCE = BITS["CAP_SYS_RESOURCE"]
@@ -170,7 +168,7 @@ def _namespaces() -> frozenset[str]:
 def _rlimits() -> tuple[tuple[int, int, int], ...]:
     """Soft and hard of every resource that this kernel has; Python says -1 for no limit."""
     limits = []
-    for number in range(RESOURCES):
+    for number in RLIMITS.values():
         soft, hard = resource.getrlimit(number)
         limits.append((number, soft & NO_LIMIT, hard & NO_LIMIT))
     return tuple(limits)

@@ -10,9 +10,10 @@ import posixpath
 
 from onggi.errors import SpecError, Unsupported
 from onggi.kernel.capabilities import BITS, names_of
-from onggi.runtime.host import CAP_SYS_RESOURCE, NO_LIMIT, HostFacts
+from onggi.runtime.host import CAP_SYS_RESOURCE, HostFacts
 from onggi.runtime.namespaces import Namespaces, is_mapped
 from onggi.runtime.plan_seccomp import seccomp_step
+from onggi.runtime.rlimits import RLIMITS, limit_text
 from onggi.runtime.steps import (
     BecomeUser,
     Execute,
@@ -22,7 +23,6 @@ from onggi.runtime.steps import (
     SetUmask,
     Step,
 )
-from onggi.runtime.validate import RLIMITS
 from onggi.specs.runtime import Capabilities, Linux, Process
 
 #: What execvp(3) searches when the environment says nothing; Docker's default.
@@ -70,16 +70,12 @@ def rlimit_steps(draft: ProcessDraft) -> list[Step]:
         if known is not None and hard > known and not draft.host.holds(CAP_SYS_RESOURCE):
             draft.warn(
                 f"rlimits[{index}]",
-                f"{limit.type} {_limit(hard)} is {known} instead: "
+                f"{limit.type} {limit_text(hard)} is {limit_text(known)} instead: "
                 "raising the engine's own limit needs CAP_SYS_RESOURCE",
             )
             hard = known
         steps.append(SetRlimit(resource=number, soft=min(limit.soft, hard), hard=hard))
     return steps
-
-
-def _limit(value: int) -> str:
-    return "unlimited" if value == NO_LIMIT else str(value)
 
 
 def credential_steps(draft: ProcessDraft) -> list[Step]:

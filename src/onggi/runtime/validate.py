@@ -12,32 +12,13 @@ from collections.abc import Iterator
 import msgspec
 
 from onggi.errors import SpecError
+from onggi.runtime.rlimits import RLIMITS
 from onggi.runtime.validate_linux import validate_linux
 from onggi.specs.runtime import Config, Linux, Mount, Process
 
 MAX_ID = 2**32 - 2  # 2**32 - 1 is (uid_t) -1, which means "no id" to every system call
 MAX_HOSTNAME_BYTES = 64
 _SEMVER = re.compile(r"(0|1)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
-
-#: Name → number. Source: getrlimit(2), asm-generic/resource.h.
-RLIMITS: dict[str, int] = {
-    "RLIMIT_CPU": 0,
-    "RLIMIT_FSIZE": 1,
-    "RLIMIT_DATA": 2,
-    "RLIMIT_STACK": 3,
-    "RLIMIT_CORE": 4,
-    "RLIMIT_RSS": 5,
-    "RLIMIT_NPROC": 6,
-    "RLIMIT_NOFILE": 7,
-    "RLIMIT_MEMLOCK": 8,
-    "RLIMIT_AS": 9,
-    "RLIMIT_LOCKS": 10,
-    "RLIMIT_SIGPENDING": 11,
-    "RLIMIT_MSGQUEUE": 12,
-    "RLIMIT_NICE": 13,
-    "RLIMIT_RTPRIO": 14,
-    "RLIMIT_RTTIME": 15,
-}
 
 
 def validate(config: Config) -> None:

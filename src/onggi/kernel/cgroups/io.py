@@ -70,7 +70,11 @@ def io_weight(weight: int) -> int:
 
 
 def stats_v1(files: Files) -> tuple[IoStats, ...] | None:
-    """The throttle layer's counters: they see every device, whatever its scheduler."""
+    """The throttle layer's counters, which do not depend on the device's scheduler.
+
+    Since Linux 6.9 it sleeps, for each disk, until any cgroup has set a rate for that disk: before,
+    nothing is counted and the disk is missing here.
+    """
     moved = files.read("blkio.throttle.io_service_bytes_recursive")
     if moved is None:
         return None

@@ -64,7 +64,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             TypeError: a field's value is not of the type that the signature says.
             ValueError: a string holds a NUL, which no system call could be told.
-            struct.error: a number does not fit 64 bits.
+            struct.error: a number does not fit 64 bits, or is none.
         """
         payload = b"".join(
             _ENCODERS[code](getattr(self, name))

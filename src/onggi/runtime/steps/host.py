@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from onggi.runtime.rlimits import NAMES, limit_text
 from onggi.runtime.steps.base import Step, namespace_names
 
 
@@ -171,4 +172,5 @@ class SetRlimit(Step, frozen=True, kw_only=True):
     hard: int
 
     def describe(self) -> str:
-        return f"set rlimit {self.resource} soft {self.soft} hard {self.hard}"
+        name = NAMES.get(self.resource, f"limit {self.resource}")
+        return f"set {name} soft {limit_text(self.soft)} hard {limit_text(self.hard)}"

@@ -1,0 +1,109 @@
+"""Plans compared with what they were when a person last read them, word for word.
+
+`ONGGI_WRITE_GOLDEN=1 pytest tests/unit/test_plan_golden.py` writes them anew: read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from unit.plan_cases import (
+    BUNDLE,
+    EXEC,
+    GOLDEN,
+    HOST,
+    HYBRID,
+    OVERLAY,
+    capabilities,
+    default_config,
+    namespaces,
+    process,
+    spec_example,
+    with_process,
+)
+
+from onggi.kernel.capabilities import NAMES
+from onggi.runtime.plan import plan, plan_exec
+from onggi.runtime.steps import Plan
+
+replace = msgspec.structs.replace
+
+
+def default() -> Plan:
+    return plan(default_config(), HOST, OVERLAY)
+
+
+def default_on_hybrid() -> Plan:
+    return plan(default_config(), replace(HOST, cgroups=HYBRID), OVERLAY)
+
+
+def privileged() -> Plan:
+    config = default_config(
+        namespaces=namespaces("mount", "network", "ipc", "pid", "uts"),
+        uid_mappings=(),
+        gid_mappings=(),
+        masked_paths=(),
+        readonly_paths=(),
+        seccomp=None,
+    )
+    config = with_process(config, capabilities=capabilities(*NAMES))
+    return plan(config, replace(HOST, cgroups=HYBRID), replace(OVERLAY, reap=True))
+
+
+def network_host() -> Plan:
+    kinds = namespaces("mount", "ipc", "pid", "uts", "user", "cgroup")
+    return plan(default_config(namespaces=kinds), HOST, OVERLAY)
+
+
+def joined() -> Plan:
+    """A container in another's namespaces, its user namespace among them."""
+    kinds = namespaces(
+        "mount",
+        "uts",
+        "cgroup",
+        network="/proc/7/ns/net",
+        pid="/proc/7/ns/pid",
+        user="/proc/7/ns/user",
+    )
+    config = default_config(namespaces=kinds, uid_mappings=(), gid_mappings=())
+    return plan(config, HOST, OVERLAY)
+
+
+def terminal_unprivileged() -> Plan:
+    config = with_process(
+        default_config(time_offsets={}), terminal=True, no_new_privileges=True, oom_score_adj=-500
+    )
+    return plan(config, replace(HOST, unprivileged=True), replace(OVERLAY, reap=True))
+
+
+def example() -> Plan:
+    return plan(spec_example(), HOST, BUNDLE)
+
+
+def exec_() -> Plan:
+    return plan_exec(process(terminal=True, cwd="/tmp"), default_config(), HOST, EXEC)
+
+
+CASES: dict[str, Callable[[], Plan]] = {
+    "default": default,
+    "default-hybrid": default_on_hybrid,
+    "privileged": privileged,
+    "network-host": network_host,
+    "joined": joined,
+    "terminal-unprivileged": terminal_unprivileged,
+    "spec-example": example,
+    "exec": exec_,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plan_is_the_one_that_was_read(name: str) -> None:
+    made = CASES[name]()
+    text = made.describe() + "".join(f"warning: {warning}\n" for warning in made.warnings)
+    file = GOLDEN / f"{name}.txt"
+    if os.environ.get("ONGGI_WRITE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
