@@ -133,10 +133,11 @@ static int raise_ambient(struct walk *walk, uint64_t mask) {
 }
 
 /* So that the user can open /dev/stdout again. Only what was made for this container: fd 0 may be
- * the host's /dev/null. A terminal keeps its group. */
+ * the host's /dev/null. A terminal keeps its group. Where 0 is not mapped the pipes are nobody's inside
+ * (EPERM): then they serve as they are. */
 static int give_stdio(struct walk *walk, uid_t uid, gid_t gid) {
     for (int fd = 0; fd < 3; fd++)
-        if (walk->pipe_ends[fd] >= 0 && fchown(fd, uid, gid) < 0)
+        if (walk->pipe_ends[fd] >= 0 && fchown(fd, uid, gid) < 0 && errno != EPERM)
             return fail(walk->failure, "fchown", "fd %d", fd);
     if (walk->terminal_known && fchown(STDIN_FILENO, uid, (gid_t)-1) < 0)
         return fail(walk->failure, "fchown", "the terminal");

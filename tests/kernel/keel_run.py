@@ -299,4 +299,3 @@ def become(uid: int = 0, gid: int = 0, capabilities: int = 0, **more: int) -> Be
     """A user with the same capabilities in every set but the ambient one."""
     sets = {name: capabilities for name in ("bounding", "effective", "permitted")}
     return BecomeUser(uid=uid, gid=gid, **{**sets, **more})
-

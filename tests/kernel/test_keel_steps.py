@@ -216,9 +216,7 @@ def test_copy_up_brings_what_lay_below(keel: Keel, box: Box) -> None:
     assert not (box.upper / "data").exists()
 
 
-def test_binds_make_their_targets_and_take_attributes(
-    keel: Keel, box: Box, tmp_path: Path
-) -> None:
+def test_binds_make_their_targets_and_take_attributes(keel: Keel, box: Box, tmp_path: Path) -> None:
     source = tmp_path / "volume"
     source.mkdir(mode=0o755)
     (source / "file").write_text("hello")
@@ -325,9 +323,7 @@ def test_proc_and_sys_are_not_mounted_through_links(keel: Keel, box: Box, fstype
     assert (failed.call, failed.errno) == ("openat2", errno.ELOOP)
 
 
-def test_links_of_the_image_never_lead_to_the_host(
-    keel: Keel, box: Box, tmp_path: Path
-) -> None:
+def test_links_of_the_image_never_lead_to_the_host(keel: Keel, box: Box, tmp_path: Path) -> None:
     """/dev and /dev/console of the image name places of the host."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -382,9 +378,7 @@ def test_sysctls_are_written_to_procfs_only(keel: Keel, box: Box, tmp_path: Path
     assert trap.read_text() == ""
 
 
-def test_an_application_with_every_capability_cannot_reach_the_host(
-    keel: Keel, box: Box
-) -> None:
+def test_an_application_with_every_capability_cannot_reach_the_host(keel: Keel, box: Box) -> None:
     script = "mount -t proc proc /tmp && ls -d /tmp/1; ls /proc/1/root/home; echo $$"
     late = (become(0, 0, ALL_CAPABILITIES),)
     outcome = run(keel, box.plan("sh", "-c", script, flags=ALL_NEW | NEW_PID, late=late))

@@ -6,9 +6,9 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.plan_decoder import decode_plan
 
 from onggi.runtime.steps import STEPS, Plan, Step
+from unit.plan_decoder import decode_plan
 
 U64 = st.integers(0, 2**64 - 1)
 TEXT = st.binary(max_size=40).map(

@@ -20,7 +20,7 @@ hugetlb	0	95	1
 """
 CENTOS_7 = """\
 26 24 0:22 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:8 - tmpfs tmpfs ro,mode=755
-27 26 0:23 / /sys/fs/cgroup/systemd rw,nosuid shared:9 - cgroup cgroup rw,xattr,release_agent=/agent,name=systemd
+27 26 0:23 / /sys/fs/cgroup/systemd rw shared:9 - cgroup cgroup rw,xattr,name=systemd
 31 26 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid,nodev shared:12 - cgroup cgroup rw,cpuacct,cpu
 33 26 0:29 / /sys/fs/cgroup/net_cls,net_prio rw,nosuid shared:14 - cgroup cgroup rw,net_prio,net_cls
 35 26 0:31 / /sys/fs/cgroup/pids rw,nosuid shared:16 - cgroup cgroup rw,pids

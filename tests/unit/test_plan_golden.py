@@ -10,6 +10,10 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+
+from onggi.kernel.capabilities import NAMES
+from onggi.runtime.plan import plan, plan_exec
+from onggi.runtime.steps import Plan
 from unit.plan_cases import (
     BUNDLE,
     EXEC,
@@ -24,10 +28,6 @@ from unit.plan_cases import (
     spec_example,
     with_process,
 )
-
-from onggi.kernel.capabilities import NAMES
-from onggi.runtime.plan import plan, plan_exec
-from onggi.runtime.steps import Plan
 
 replace = msgspec.structs.replace
 

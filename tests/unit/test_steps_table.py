@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-from unit.plan_decoder import decode_plan
 
 from onggi.runtime import steps
 from onggi.runtime.steps import (
@@ -23,6 +22,7 @@ from onggi.runtime.steps import (
     Step,
     Supervise,
 )
+from unit.plan_decoder import decode_plan
 
 DEFINITION = Path(__file__).parents[2] / "keel" / "steps.def"
 

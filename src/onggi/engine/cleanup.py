@@ -44,7 +44,7 @@ async def clean_container(core: Core, record: ContainerRecord) -> None:
 
 
 def _remove_files(core: Core, record: ContainerRecord) -> None:
-    core.images.snapshots.remove(record.id)
+    core.images.snapshots.remove(record.id)()
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(core.places.container(record.id))
 

@@ -94,7 +94,7 @@ class Containers:
         """The image, unpacked. Found in memory as a rule: no thread, no disk."""
         core = self._core
         image = core.images.resolve(name)
-        if not core.images.is_unpacked(image):
+        if not all(map(core.images.snapshots.exists, image.chain_ids)):
             await asyncio.to_thread(core.images.unpack, image)
         return image
 
@@ -186,7 +186,7 @@ class Containers:
                 monitor.go()
                 outcome = await task.started
             if isinstance(outcome, Failed):
-                raise explain_failure(outcome, made.plan, image.platform)
+                raise explain_failure(outcome, made.plan, str(image.platform))
         except BaseException:
             if ours is not None:
                 ours.close()

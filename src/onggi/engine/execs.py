@@ -20,11 +20,10 @@ from onggi.engine.compose import capabilities
 from onggi.engine.core import Core
 from onggi.engine.ends import describe_end
 from onggi.engine.names import new_id
-from onggi.engine.prepare import layers_of, seccomp_profile, with_seccomp
+from onggi.engine.prepare import find_user, layers_of, seccomp_profile, with_seccomp
 from onggi.engine.records import ContainerRecord
 from onggi.engine.tasks import Task
 from onggi.errors import FailedPrecondition, InvalidArgument
-from onggi.image.users import resolve_user
 from onggi.runtime.failure import explain_failure, explain_warning
 from onggi.runtime.plan import plan_exec
 from onggi.runtime.request import ExecRequest as ExecPlan
@@ -140,11 +139,8 @@ class Execs:
         base = config.process or Process(cwd="/")
         user, home = base.user, ""
         if request.user:
-            found = resolve_user(request.user, layers_of(self._core, record), ())
-            user, home = (
-                User(uid=found.uid, gid=found.gid, additional_gids=found.groups),
-                found.home,
-            )
+            found, groups = find_user(request.user, layers_of(self._core, record), ())
+            user, home = User(uid=found.uid, gid=found.gid, additional_gids=groups), found.home
         env = {e.partition("=")[0]: e for e in base.env}
         if home:
             env["HOME"] = f"HOME={home}"

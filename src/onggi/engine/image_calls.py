@@ -30,6 +30,7 @@ from onggi.engine.prepare import layers_of
 from onggi.errors import Conflict, InvalidArgument
 from onggi.image import archive, bootstrap
 from onggi.image.images import Image
+from onggi.image.reference import Reference
 
 Report = Callable[[str, int, int], None]
 
@@ -44,7 +45,7 @@ class ImageCalls:
         """All images, newest first."""
         filters = Filters(request.filters, ("reference", "dangling", "label"))
         images = [i for i in self._core.images.list() if _matches(filters, i)]
-        images.sort(key=lambda image: image.created, reverse=True)
+        images.sort(key=lambda image: image.created or "", reverse=True)
         users = [record.image_id for record in self._core.records.containers.values()]
         return tuple(_summary(image, users.count(image.id)) for image in images)
 
@@ -54,7 +55,7 @@ class ImageCalls:
         config = image.config
         return {
             "Id": image.id,
-            "RepoTags": list(image.names),
+            "RepoTags": [familiar(name) for name in image.names],
             "RepoDigests": [image.manifest_digest],
             "Created": image.created,
             "Architecture": config.architecture,
@@ -87,9 +88,12 @@ class ImageCalls:
                 hint="remove them first",
             )
         in_use = frozenset(chain for r in core.records.containers.values() for chain in r.chain_ids)
-        removed = await asyncio.to_thread(core.images.remove, request.target, in_use)
+        removed = await asyncio.to_thread(
+            core.images.remove, request.target, in_use=in_use, force=request.force
+        )
         core.events.publish("image", "delete", image.id)
-        return tuple(removed)
+        untagged = tuple(f"Untagged: {familiar(name)}" for name in removed.untagged)
+        return untagged + tuple(f"Deleted: {digest}" for digest in removed.deleted)
 
     async def load(
         self, _request: ImageLoadRequest, fds: list[int]
@@ -105,7 +109,7 @@ class ImageCalls:
             yield progress
         for image in loaded:
             self._core.events.publish("image", "load", image.id)
-            yield ImageAnswer(id=image.id, names=image.names)
+            yield ImageAnswer(id=image.id, names=tuple(map(familiar, image.names)))
 
     async def save(self, request: ImageSaveRequest, fds: list[int]) -> AsyncIterator[Progress]:
         """Write an archive."""
@@ -140,7 +144,7 @@ class ImageCalls:
         async for progress in _watch(work):
             yield progress
         self._core.events.publish("image", "import", made[0].id)
-        yield ImageAnswer(id=made[0].id, names=made[0].names)
+        yield ImageAnswer(id=made[0].id, names=tuple(map(familiar, made[0].names)))
 
     async def bootstrap(
         self, request: BootstrapRequest, _fds: list[int]
@@ -163,7 +167,7 @@ class ImageCalls:
         async for progress in _watch(work):
             yield progress
         self._core.events.publish("image", "bootstrap", made[0].id)
-        yield ImageAnswer(id=made[0].id, names=made[0].names)
+        yield ImageAnswer(id=made[0].id, names=tuple(map(familiar, made[0].names)))
 
     async def export(self, request: ExportRequest, fds: list[int]) -> Nothing:
         """Write a container's root file system as a tar."""
@@ -202,6 +206,11 @@ def _one_descriptor(fds: list[int], what: str) -> int:
     return fds[0]
 
 
+def familiar(name: str) -> str:
+    """A stored name as a person writes it."""
+    return Reference.parse(name).familiar()
+
+
 def _matches(filters: Filters, image: Image) -> bool:
     labels = (image.config.config.labels if image.config.config else None) or {}
     return (
@@ -211,7 +220,7 @@ def _matches(filters: Filters, image: Image) -> bool:
             not filters.has("reference")
             or any(
                 name == wanted or name.startswith(f"{wanted}:")
-                for name in image.names
+                for name in map(familiar, image.names)
                 for wanted in filters.get("reference")
             )
         )
@@ -221,10 +230,10 @@ def _matches(filters: Filters, image: Image) -> bool:
 def _summary(image: Image, containers: int) -> ImageSummary:
     return ImageSummary(
         id=image.id,
-        names=image.names,
+        names=tuple(map(familiar, image.names)),
         digest=image.manifest_digest,
-        created=image.created,
+        created=image.created or "",
         size_bytes=image.size_bytes,
-        platform=image.platform,
+        platform=str(image.platform),
         containers=containers,
     )

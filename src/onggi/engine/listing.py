@@ -71,8 +71,15 @@ class Listing:
             mounts=tuple(m.source or m.target for m in spec.mounts),
             networks=(spec.network,),
             pid=record.pid,
-            size_bytes=self._core.images.snapshots.usage(record.id) if size else None,
+            size_bytes=self._size(record) if size else None,
         )
+
+    def _size(self, record: ContainerRecord) -> int:
+        """Bytes on disk of what the container has written; 0 before its first start."""
+        try:
+            return self._core.images.snapshots.usage(record.id).size_bytes
+        except NotFound:
+            return 0
 
     async def inspect(self, request: Target, _fds: list[int]) -> dict[str, Any]:
         """One container as `docker inspect` shows it, with Onggi's own facts beside."""

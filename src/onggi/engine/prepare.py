@@ -22,10 +22,11 @@ from onggi.engine.compose import Resolved, compose, hostname, security_options
 from onggi.engine.core import Core
 from onggi.engine.places import log_name
 from onggi.engine.records import ContainerRecord
-from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
+from onggi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from onggi.image.images import Image
+from onggi.image.merged import MergedView
 from onggi.image.snapshots import Rootfs
-from onggi.image.users import resolve_user
+from onggi.image.users import ResolvedUser, resolve_groups, resolve_user
 from onggi.kernel.seccomp.profile import default_profile, load_profile
 from onggi.network import files
 from onggi.runtime.plan import plan
@@ -118,7 +119,7 @@ def launch(
     Raises:
         EngineError: something named in the specification is missing or wrong.
     """
-    rootfs = core.images.snapshots.prepare(record.id, image.chain_ids)
+    rootfs = _snapshot(core, record)
     layers = (f"{rootfs.upper}/fs", *rootfs.lowers)
     image_config = image.config.config or ContainerConfig()
     found = resolve(core, record, image_config, layers, joined)
@@ -183,6 +184,29 @@ def _plan(
     return plan(with_seccomp(config, seccomp_profile(core, spec, config)), core.host, request)
 
 
+def _snapshot(core: Core, record: ContainerRecord) -> Rootfs:
+    """The container's snapshot: a new one, or that of its earlier runs."""
+    snapshots = core.images.snapshots
+    try:
+        return snapshots.prepare(record.id, record.chain_ids)
+    except AlreadyExists:
+        return snapshots.rootfs(record.id, record.chain_ids)
+
+
+def find_user(
+    user: str, layers: tuple[str, ...], group_add: tuple[str, ...]
+) -> tuple[ResolvedUser, tuple[int, ...]]:
+    """A user by docker's USER forms, and all supplementary groups, as the merged layers say.
+
+    Raises:
+        NotFound: no such user or group in the image.
+    """
+    with MergedView(layers) as view:
+        found = resolve_user(user, view)
+        added = resolve_groups(group_add, view)
+    return found, tuple(dict.fromkeys(found.groups + added))
+
+
 def resolve(
     core: Core,
     record: ContainerRecord,
@@ -196,9 +220,9 @@ def resolve(
         EngineError: one of them is missing.
     """
     spec = record.spec
-    user = resolve_user(spec.user or image.user, layers, spec.group_add)
+    user, groups = find_user(spec.user or image.user, layers, spec.group_add)
     return Resolved(
-        user=User(uid=user.uid, gid=user.gid, additional_gids=user.groups),
+        user=User(uid=user.uid, gid=user.gid, additional_gids=groups),
         home=user.home,
         id_base=record.id_base,
         joins=joined,

@@ -12,8 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 # ssl costs 3 MB that only a pull needs: asyncio does without when the import fails.
 _had_ssl = "ssl" in sys.modules
@@ -25,7 +25,6 @@ if not _had_ssl:
     del sys.modules["ssl"]
 
 from onggi import errors  # noqa: E402
-from onggi.engine.api.requests import Nothing  # noqa: E402
 from onggi.engine.layout import Layout, layout_for  # noqa: E402
 from onggi.faces.cli.place import SocketAddress  # noqa: E402
 from onggi.faces.cli.server import Handler, serve  # noqa: E402
@@ -40,6 +39,10 @@ class Resident(Protocol):
 
     def handlers(self) -> Mapping[str, Handler]:
         """As `server.Handlers`."""
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set when somebody asked the engine to end."""
 
     async def close(self) -> None:
         """Let go of everything; containers run on."""
@@ -123,41 +126,29 @@ def open_log(path: str) -> int:
     return os.open(path, flags, 0o600)
 
 
-async def reside(engine: Resident, sock: socket.socket, gid_path: str, ready: Any) -> None:
-    """Serve `engine` until SIGTERM, SIGINT or a client's `engine.stop`; then let go of it."""
-    stopping = asyncio.Event()
+async def reside(
+    engine: Resident, sock: socket.socket, path: str, ready: Callable[[], None]
+) -> None:
+    """Serve `engine` on `sock` (bound at `path`) until a signal or a client ends it; then let go.
 
-    async def stop(_request: Any, _fds: list[int]) -> Nothing:
-        stopping.set()
-        return Nothing()
-
+    Calls `ready` once clients are accepted. SIGTERM, SIGINT and `engine.stop` end it.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, engine.stopping.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    server = await serve(_WithStop(engine, stop), sock, gid_path)
+    server = await serve(engine, sock, path)
     gc.collect()
     gc.freeze()
     ready()
     try:
-        await stopping.wait()
+        await engine.stopping.wait()
     finally:
         await server.close()
         await engine.close()
 
 
-class _WithStop:
-    """An engine whose `engine.stop` ends this process."""
-
-    def __init__(self, engine: Resident, stop: Handler) -> None:
-        self._engine = engine
-        self._stop = stop
-
-    def handlers(self) -> Mapping[str, Handler]:
-        return {**self._engine.handlers(), "engine.stop": self._stop}
-
-
-async def _main(layout: Layout, ready: Any) -> None:
+async def _main(layout: Layout, ready: Callable[[], None]) -> None:
     from onggi.engine.engine import Engine  # noqa: PLC0415 - after the lock has been taken
 
     engine = await Engine.open(layout)
@@ -169,7 +160,7 @@ async def _main(layout: Layout, ready: Any) -> None:
             os.unlink(layout.socket)
 
 
-def _announcer(layout: Layout) -> Any:
+def _announcer(layout: Layout) -> Callable[[], None]:
     """A function that says `ready` to whoever spawned this process, and moves stderr to the log."""
     fd = int(os.environ.pop("ONGGI_READY_FD", "-1"))
 

@@ -1,4 +1,4 @@
-"""A directory in overlayfs's form (an upper, a layer) becomes a layer's tar; the inverse of `apply`.
+"""A directory in overlayfs's form (an upper, a layer) becomes a layer's tar; undoes `apply`.
 
 Reproducible: names in bytewise order, whole seconds. Owners as on disk, which are unshifted.
 

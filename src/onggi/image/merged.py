@@ -104,7 +104,7 @@ class MergedView:
         return [os.fsdecode(child.path.rpartition(b"/")[2]) for child in self._children(found)]
 
     def walk(self) -> Iterator[tuple[Node, int]]:
-        """Every inode of the merged tree, parents first, with the descriptor of its layer's root."""
+        """Every inode of the merged tree, parents first, and the root of the layer it is in."""
         pending = [self._root()]
         yield Node(b"", pending[0].status), self._roots[0]
         while pending:

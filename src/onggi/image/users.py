@@ -42,8 +42,8 @@ def resolve_user(user: str, view: MergedView) -> ResolvedUser:
         FailedPrecondition: the user's entry is malformed, or the file is not a regular one.
         ResourceExhausted: the file is too large.
     """
-    user_part, colon, group_part = user.partition(":")
-    if (colon and not (user_part and group_part)) or ":" in group_part or "\0" in user:
+    user_part, _, group_part = user.partition(":")
+    if ":" in group_part or "\0" in user:
         raise InvalidArgument(f"user {user[:100]!r} is not of the form user[:group]")
     entry = _find_user(user_part or "0", view)
     uid, gid, home, name = entry or (_number(user_part or "0"), 0, "/", "")

@@ -55,6 +55,7 @@ from onggi.runtime.steps import (
     UnshareCgroup,
 )
 from onggi.runtime.validate import validate, validate_process
+from onggi.runtime.validate_linux import validate_linux
 from onggi.specs.runtime import Config, Linux, Process
 
 
@@ -97,6 +98,7 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
     """
     validate_process(process)
     linux = config.linux or Linux()
+    validate_linux(linux)
     draft = ProcessDraft(process, linux, host, "$")
     clone = CloneInto(
         flags=0,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def variable(text: str, environ: Mapping[str, str]) -> str | None:
-    """`KEY=VALUE`, or `KEY` taken from `environ`; None when it is not there (docker leaves it out)."""
+    """`KEY=VALUE`, or `KEY` taken from `environ`; None when it is not there (left out)."""
     key, equals, _ = text.partition("=")
     if not key or "\0" in text:
         raise BadValueError("no name in front of =", "LANG=C.UTF-8")

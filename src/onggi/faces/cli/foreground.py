@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onggi.errors import Internal
+from onggi.errors import Internal, NotFound
 from onggi.faces.cli.session import Session
 
 TYPE_CHECKING = False
@@ -28,15 +28,29 @@ def first_session(call: Call, context: Context) -> tuple[dict[str, Any], int]:
     raise Internal("the engine started nothing and said nothing")
 
 
-def watch(call: Call, fd: int, streams: Streams, context: Context) -> int:
-    """Run the session on the attach socket `fd`; the exit code for the shell."""
+def watch(call: Call, fd: int, streams: Streams, context: Context, container: str = "") -> int:
+    """Run the session on the attach socket `fd`; the exit code for the shell.
+
+    If the engine goes away meanwhile, its successor is asked how `container` ended ("": an exec,
+    whose end nobody records).
+    """
     if fd < 0:
         raise Internal("the engine sent no attach socket")
     ended = Session(call, fd, streams).run()
     if ended.detached:
         context.err.line()
         return 0
+    if ended.lost and ended.status is None and container:
+        ended.status = _ask_successor(container, context)
     return exit_code(ended.status, context)
+
+
+def _ask_successor(container: str, context: Context) -> dict[str, Any] | None:
+    try:
+        status: dict[str, Any] = context.client.call("containers.wait", {"target": container})
+    except NotFound:
+        return None  # removed at its end (--rm): its status went with it
+    return status
 
 
 def exit_code(status: dict[str, Any] | None, context: Context) -> int:

@@ -30,14 +30,20 @@ def _refuse(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def _c_codec() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """CPython's C encoder and scanner.
+
+    Raises: ImportError, TypeError or AttributeError where the interpreter has others.
+    """
+    native: Any = __import__("_json")
+    scan = native.make_scanner(_Settings())
+    text_of = native.encode_basestring
+    return native.make_encoder(None, _refuse, text_of, None, ":", ",", False, False, False), scan
+
+
 def _codec() -> tuple[Callable[[object], str], Callable[[str], Any]]:
     try:
-        import _json  # noqa: PLC0415
-
-        scan = _json.make_scanner(_Settings())
-        encode = _json.make_encoder(
-            None, _refuse, _json.encode_basestring, None, ":", ",", False, False, False
-        )  # type: ignore[call-arg]
+        encode, scan = _c_codec()
     except (ImportError, TypeError, AttributeError):
         import json  # noqa: PLC0415
 

@@ -30,7 +30,7 @@ TAKES_DESCRIPTOR = frozenset(
     ("images.load", "images.save", "images.import", "containers.export"),
 )
 #: Replies that are given up with their client; every other one runs to its end.
-GIVEN_UP = frozenset(("containers.wait", "containers.export"))
+GIVEN_UP = frozenset(("containers.wait",))
 _BACKLOG = 512
 _RECEIVE_BYTES = 65536
 _REQUEST_TIMEOUT_S = 30.0

@@ -11,7 +11,7 @@ import os
 import select
 from _socket import SHUT_WR, socket, timeout
 
-from onggi.errors import DataLoss
+from onggi.errors import DataLoss, Unavailable
 from onggi.faces.cli.detach import DetachKeys
 from onggi.faces.cli.frames import STDERR, FrameDecoder
 from onggi.faces.cli.output import write_all
@@ -37,12 +37,22 @@ _OWN_SIGNALS = frozenset(
 
 
 class Ended:
-    """How a session ended: by detaching, or with the exit status's fields (None: unknown)."""
+    """How a session ended: by detaching, or with the exit status's fields.
 
-    __slots__ = ("detached", "status")
+    `lost`: the engine went away meanwhile, so that the status must be asked of its successor.
+    """
 
-    def __init__(self, *, detached: bool = False, status: dict[str, Any] | None = None) -> None:
+    __slots__ = ("detached", "lost", "status")
+
+    def __init__(
+        self,
+        *,
+        detached: bool = False,
+        lost: bool = False,
+        status: dict[str, Any] | None = None,
+    ) -> None:
         self.detached = detached
+        self.lost = lost
         self.status = status
 
 
@@ -76,13 +86,15 @@ class Session:
         self._keys = DetachKeys(streams.detach_keys if streams.tty and self._stdin >= 0 else b"")
         self._status: dict[str, Any] | None = None
         self._open = True
+        self._lost = False
+        self._handlers = Handlers()
 
     def run(self) -> Ended:
         """Copy until the end.
 
         Raises: the engine's error; BrokenPipeError when nobody reads our output.
         """
-        handlers = Handlers()
+        handlers = self._handlers
         raw = None
         try:
             if self._streams.tty:
@@ -111,10 +123,10 @@ class Session:
         self._call.tell({"signal": number})
 
     def _copy(self) -> Ended:
-        while self._open or not self._call.finished:
+        while self._open or not (self._call.finished or self._lost):
             poll = select.poll()
             control = self._call.sock.fileno()
-            if not self._call.finished:
+            if not (self._call.finished or self._lost):
                 poll.register(control, select.POLLIN)
             if self._open:
                 want = select.POLLIN | (select.POLLOUT if self._typed else 0)
@@ -130,7 +142,7 @@ class Session:
                     return Ended(detached=True)
             if control in ready:
                 self._read_control()
-        return Ended(status=self._status)
+        return Ended(status=self._status, lost=self._lost)
 
     def _attached(self, events: int) -> None:
         if self._typed and events & select.POLLOUT:
@@ -184,10 +196,14 @@ class Session:
             return  # the other side has ended already
 
     def _read_control(self) -> None:
-        self._call.receive()
-        while True:
-            item = self._call.take()
-            if item is None:
-                return
-            if item.type == "ExitStatus":
-                self._status = item.value
+        try:
+            self._call.receive()
+            while (item := self._call.take()) is not None:
+                if item.type == "ExitStatus":
+                    self._status = item.value
+        except Unavailable:
+            # The engine went away. The container and this socket belong to its monitor: go on,
+            # but nobody is left to pass signals to, so they are about this process again.
+            self._lost = True
+            if not self._streams.tty:
+                self._handlers.restore()

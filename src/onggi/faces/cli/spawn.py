@@ -42,6 +42,7 @@ def start_and_dial(path: str, root: str | None) -> socket:
         said = _spawn(root)
         if not said.endswith((READY, BUSY)):
             last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            last = last.removeprefix("onggi: ")
             raise Unavailable(
                 f"the engine could not start: {last or 'it ended without a word'}",
                 hint="python -m onggi.faces.resident shows all that it says",

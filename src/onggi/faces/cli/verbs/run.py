@@ -82,7 +82,7 @@ def _attached(context: Context, parsed: Parsed, spec: dict[str, Any], cidfile: _
     with context.client.open("containers.run", request) as call:
         session, fd = first_session(call, context)
         cidfile.write(session["id"])
-        return watch(call, fd, streams, context)
+        return watch(call, fd, streams, context, session["id"])
 
 
 def _create(context: Context, parsed: Parsed) -> int:

@@ -55,8 +55,8 @@ def _start_attached(context: Context, parsed: Parsed) -> int:
         "size": terminal_size(streams),
     }
     with context.client.open("containers.start", request) as call:
-        _, fd = first_session(call, context)
-        return watch(call, fd, streams, context)
+        session, fd = first_session(call, context)
+        return watch(call, fd, streams, context, session["id"])
 
 
 def _attach(context: Context, parsed: Parsed) -> int:
@@ -66,8 +66,8 @@ def _attach(context: Context, parsed: Parsed) -> int:
     streams = _streams(context, parsed, target, stdin=not parsed.on("no-stdin"))
     request = {"target": target, "stdin": streams.stdin >= 0}
     with context.client.open("containers.attach", request) as call:
-        _, fd = first_session(call, context)
-        return watch(call, fd, streams, context)
+        session, fd = first_session(call, context)
+        return watch(call, fd, streams, context, session["id"])
 
 
 VERBS = {
