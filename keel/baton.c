@@ -60,8 +60,8 @@ static int send_one(struct walk *walk, struct header *header, const int *fds, in
         size_t bytes = sizeof(int) * header->slots;
         message.msg_control = control.bytes;
         message.msg_controllen = CMSG_SPACE(bytes);
-        control.header =
-            (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(bytes)};
+        control.header = (struct cmsghdr){
+            .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(bytes)};
         memcpy(CMSG_DATA(&control.header), fds, bytes);
     }
     ssize_t sent;
@@ -117,8 +117,10 @@ int baton_receive(struct walk *walk, enum baton_kind *kind, uint32_t *value) {
         struct header header;
         union control control;
         struct iovec parts[2] = {{&header, sizeof header}, {walk->failure, sizeof *walk->failure}};
-        struct msghdr message = {
-            .msg_iov = parts, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof control};
+        struct msghdr message = {.msg_iov = parts,
+                                 .msg_iovlen = 2,
+                                 .msg_control = control.bytes,
+                                 .msg_controllen = sizeof control};
         ssize_t got;
         do
             got = recvmsg(walk->baton, &message, MSG_CMSG_CLOEXEC);

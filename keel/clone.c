@@ -27,9 +27,10 @@ static const struct {
     const char *name;
     int flag;
 } KINDS[] = {
-    {"user", CLONE_NEWUSER},  {"mount", CLONE_NEWNS},  {"mnt", CLONE_NEWNS},     {"pid", CLONE_NEWPID},
-    {"uts", CLONE_NEWUTS},    {"ipc", CLONE_NEWIPC},   {"network", CLONE_NEWNET}, {"net", CLONE_NEWNET},
-    {"cgroup", CLONE_NEWCGROUP}, {"time", CLONE_NEWTIME},
+    {"user", CLONE_NEWUSER},   {"mount", CLONE_NEWNS}, {"mnt", CLONE_NEWNS},
+    {"pid", CLONE_NEWPID},     {"uts", CLONE_NEWUTS},  {"ipc", CLONE_NEWIPC},
+    {"network", CLONE_NEWNET}, {"net", CLONE_NEWNET},  {"cgroup", CLONE_NEWCGROUP},
+    {"time", CLONE_NEWTIME},
 };
 
 /* "net:/proc/7/ns/net" → an open join. */
@@ -76,7 +77,8 @@ static int join_some(struct walk *walk, struct join *joins, int count, int user,
         if (setns(joins[i].fd, joins[i].mask) < 0) {
             if (errno == EPERM && !last)
                 continue;
-            return fail(walk->failure, "setns", "%s (mask %#x)", joins[i].name, (unsigned)joins[i].mask);
+            return fail(walk->failure, "setns", "%s (mask %#x)", joins[i].name,
+                        (unsigned)joins[i].mask);
         }
         if (joins[i].owned)
             close(joins[i].fd);
@@ -93,7 +95,8 @@ static int join_all(struct walk *walk, struct join *joins, int count) {
     return join_some(walk, joins, count, 0, 1);
 }
 
-static pid_t clone_process(struct walk *walk, const struct step *step, uint64_t extra, int cgroup, int *pidfd) {
+static pid_t clone_process(struct walk *walk, const struct step *step, uint64_t extra, int cgroup,
+                           int *pidfd) {
     struct clone_args arguments = {
         .flags = number_of(step, 0) | CLONE_PIDFD | extra,
         .pidfd = (uint64_t)(uintptr_t)pidfd,
@@ -106,13 +109,13 @@ static pid_t clone_process(struct walk *walk, const struct step *step, uint64_t 
     }
     pid_t pid = sys_clone3(&arguments);
     if (pid < 0)
-        return fail(walk->failure, "clone3", "namespaces %#llx%s", (unsigned long long)number_of(step, 0),
-                    cgroup >= 0 ? ", into a cgroup" : "");
+        return fail(walk->failure, "clone3", "namespaces %#llx%s",
+                    (unsigned long long)number_of(step, 0), cgroup >= 0 ? ", into a cgroup" : "");
     return pid;
 }
 
-/* After a user namespace is joined its caller may no longer write to the host's cgroup files, so the
- * stage itself moves first and init is born where the stage is. */
+/* After a user namespace is joined its caller may no longer write to the host's cgroup files, so
+ * the stage itself moves first and init is born where the stage is. */
 static int stage_enter_cgroup(struct walk *walk, int cgroup) {
     if (cgroup < 0)
         return 0;
@@ -122,7 +125,8 @@ static int stage_enter_cgroup(struct walk *walk, int cgroup) {
     return 0;
 }
 
-static int stage_clone(struct walk *walk, const struct step *step, struct join *joins, int count, int cgroup) {
+static int stage_clone(struct walk *walk, const struct step *step, struct join *joins, int count,
+                       int cgroup) {
     int user_joined = 0;
     int pidfd = -1;
     for (int i = 0; i < count; i++)
@@ -144,8 +148,8 @@ static int stage_clone(struct walk *walk, const struct step *step, struct join *
 }
 
 /* Receive what the stage made. The stage has ended when this returns. */
-static int clone_by_stage(struct walk *walk, const struct step *step, struct join *joins, int count, int cgroup,
-                          int init_end) {
+static int clone_by_stage(struct walk *walk, const struct step *step, struct join *joins, int count,
+                          int cgroup, int init_end) {
     enum baton_kind kind = BATON_GONE;
     uint32_t value = 0;
     pid_t stage = fork();
@@ -166,7 +170,8 @@ static int clone_by_stage(struct walk *walk, const struct step *step, struct joi
         return -1;
     if (received < 0 || kind != BATON_CLONED || walk->slot[SLOT_PIDFD] < 0) {
         errno = ECHILD;
-        return fail(walk->failure, "clone3", "the stage that joins namespaces ended without a word");
+        return fail(walk->failure, "clone3",
+                    "the stage that joins namespaces ended without a word");
     }
     walk->child = (pid_t)value;
     walk->pidfd = walk->slot[SLOT_PIDFD];

@@ -23,7 +23,8 @@ static void close_directory(DIR **directory) {
 
 static int copy_file(int from, int to, const char *name) {
     SCOPED_FD source = openat(from, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-    SCOPED_FD copy = source < 0 ? -1 : openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    SCOPED_FD copy =
+        source < 0 ? -1 : openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     ssize_t sent = copy < 0 ? -1 : 1;
     while (sent > 0)
         sent = sendfile(copy, source, NULL, CHUNK_BYTES);
@@ -72,7 +73,8 @@ static int copy_directory(int from, int to, int depth) {
         return -1;
     }
     int handle = openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    __attribute__((cleanup(close_directory))) DIR *directory = handle < 0 ? NULL : fdopendir(handle);
+    __attribute__((cleanup(close_directory))) DIR *directory =
+        handle < 0 ? NULL : fdopendir(handle);
     if (!directory)
         return -1;
     for (;;) {

@@ -109,7 +109,8 @@ static void take_fields(struct cursor *cursor, struct step *step) {
             field->number = take_integer(cursor, 8);
             break;
         case 's':
-            field->text = step->opcode == STEP_LOAD_SECCOMP ? take_blob(cursor) : take_string(cursor);
+            field->text =
+                step->opcode == STEP_LOAD_SECCOMP ? take_blob(cursor) : take_string(cursor);
             break;
         case 'l':
             field->list = take_list(cursor);
@@ -141,7 +142,8 @@ static const char *check_clone(const struct step *step) {
 
 static const char *check_overlay(const struct step *step) {
     const struct numbers *lowers = &step->field[1].numbers;
-    int ok = is_slot(number_of(step, 0)) && number_of(step, 2) <= NO_SLOT && number_of(step, 3) <= NO_SLOT;
+    int ok = is_slot(number_of(step, 0)) && number_of(step, 2) <= NO_SLOT &&
+             number_of(step, 3) <= NO_SLOT;
     for (uint32_t i = 0; i < lowers->count; i++)
         ok = ok && is_slot(lowers->items[i]);
     if (!ok)
@@ -182,8 +184,9 @@ static const char *check_step(const struct step *step) {
 }
 
 static int needs_child(uint16_t opcode) {
-    return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_JOIN_CGROUPS || opcode == STEP_IDMAP_TREE ||
-           opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT || opcode >= STEP_FIRST_OF_INIT;
+    return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_JOIN_CGROUPS ||
+           opcode == STEP_IDMAP_TREE || opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
+           opcode >= STEP_FIRST_OF_INIT;
 }
 
 /* What is wrong with the step's place in the plan; NULL: nothing. */

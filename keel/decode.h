@@ -35,10 +35,10 @@ struct numbers {
 };
 
 union field {
-    uint64_t number;  /* u */
-    int64_t integer;  /* i */
-    struct blob text; /* s */
-    struct list list; /* l */
+    uint64_t number;        /* u */
+    int64_t integer;        /* i */
+    struct blob text;       /* s */
+    struct list list;       /* l */
     struct numbers numbers; /* n */
 };
 

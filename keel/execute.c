@@ -1,5 +1,5 @@
-/* EXECUTE: init becomes the application, or its parent, and says what a person would look at when it
- * cannot. */
+/* EXECUTE: init becomes the application, or its parent, and says what a person would look at when
+ * it cannot. */
 #include <errno.h>
 #include <linux/close_range.h>
 #include <stdlib.h>

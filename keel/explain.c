@@ -21,7 +21,8 @@ struct text {
 };
 
 /* Append one line, or nothing of it. */
-__attribute__((format(printf, 2, 3))) static void add_line(struct text *text, const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static void add_line(struct text *text, const char *format,
+                                                           ...) {
     va_list arguments;
     va_start(arguments, format);
     int length = vsnprintf(text->at, text->left, format, arguments);
@@ -55,13 +56,16 @@ static size_t copy_name(const unsigned char *from, size_t length, char *name, si
     return length;
 }
 
-/* The first word after "#!", as the kernel reads it (binfmt_script): up to a blank or the line's end. */
-static size_t script_interpreter(const unsigned char *head, size_t length, char *name, size_t size) {
+/* The first word after "#!", as the kernel reads it (binfmt_script): up to a blank or the line's
+ * end. */
+static size_t script_interpreter(const unsigned char *head, size_t length, char *name,
+                                 size_t size) {
     size_t start = 2;
     while (start < length && (head[start] == ' ' || head[start] == '\t'))
         start++;
     size_t end = start;
-    while (end < length && head[end] != ' ' && head[end] != '\t' && head[end] != '\n' && head[end] != '\0')
+    while (end < length && head[end] != ' ' && head[end] != '\t' && head[end] != '\n' &&
+           head[end] != '\0')
         end++;
     return copy_name(head + start, end - start, name, size);
 }

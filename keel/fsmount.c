@@ -12,7 +12,8 @@ int context_fail(struct failure *failure, int context, const char *call, const c
     int error = errno;
     ssize_t got;
     /* one message a read, "e overlay: …"; ENODATA after the last */
-    while (sizeof messages - used > 2 && (got = read(context, messages + used, sizeof messages - used - 2)) > 0) {
+    while (sizeof messages - used > 2 &&
+           (got = read(context, messages + used, sizeof messages - used - 2)) > 0) {
         used += (size_t)got;
         while (used > 0 && messages[used - 1] == '\n')
             used--;
@@ -35,7 +36,8 @@ int context_option(struct failure *failure, int context, const char *option) {
     size_t length = equals ? (size_t)(equals - option) : strlen(option);
     if (length >= sizeof key) {
         errno = EINVAL;
-        return fail(failure, "fsconfig", "an option's name is longer than %zu bytes", sizeof key - 1);
+        return fail(failure, "fsconfig", "an option's name is longer than %zu bytes",
+                    sizeof key - 1);
     }
     memcpy(key, option, length);
     key[length] = '\0';

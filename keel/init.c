@@ -15,7 +15,8 @@
 #include "syscalls.h"
 #include "walk.h"
 
-/* Without a mapping for 0 the present ids stay: then what init may do rests on capabilities alone. */
+/* Without a mapping for 0 the present ids stay: then what init may do rests on capabilities alone.
+ */
 static int become_root(struct walk *walk) {
     if ((setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0) && errno != EINVAL)
         return fail(walk->failure, "setresuid", "root of the user namespace");

@@ -63,8 +63,8 @@ struct monitor {
     struct supervise_config cfg;
 
     /* Filled by the walk before supervise() is called. */
-    pid_t child;               /* in the monitor's pid namespace; the monitor's own child, not reaped */
-    int pidfd;                 /* of child */
+    pid_t child; /* in the monitor's pid namespace; the monitor's own child, not reaped */
+    int pidfd;   /* of child */
     uint64_t child_start_time; /* field 22 of /proc/child/stat */
     uint64_t started_ns;       /* CLOCK_REALTIME when EXECUTE succeeded */
     uint64_t started_mono_ns;  /* CLOCK_MONOTONIC at the same moment */
@@ -73,13 +73,15 @@ struct monitor {
     int stdout_r;
     int stderr_r;
 
-    struct failure failure;    /* what to report when a function below returns -1 */
-    struct supervision *own;   /* made by monitor_open */
+    struct failure failure;  /* what to report when a function below returns -1 */
+    struct supervision *own; /* made by monitor_open */
 };
 
-/* Supervision half. -1 means: errno is set and, where the call is known, monitor->failure filled. */
+/* Supervision half. -1 means: errno is set and, where the call is known, monitor->failure filled.
+ */
 
-/* Open the run and log directories and bind monitor.sock. Called once, after the plan is decoded. */
+/* Open the run and log directories and bind monitor.sock. Called once, after the plan is decoded.
+ */
 int monitor_open(struct monitor *m);
 
 /* Handle ATTACH, RESIZE … until GO. -1: the engine is gone, nothing is to be started. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "syscalls.h"
@@ -24,7 +25,8 @@ static struct monitor the_monitor = {
     .stderr_r = -1,
 };
 
-/* Be out of everybody's way: the spawner's signals, terminal and descriptors are not the monitor's. */
+/* Be out of everybody's way: the spawner's signals, terminal and descriptors are not the monitor's.
+ */
 static int become_monitor(struct failure *failure, unsigned borrowed) {
     static const int IGNORED[] = {SIGPIPE, SIGHUP, SIGINT, SIGTERM};
     struct sigaction ignore = {.sa_handler = SIG_IGN};
@@ -37,7 +39,8 @@ static int become_monitor(struct failure *failure, unsigned borrowed) {
     prctl(PR_SET_NAME, "keel:monitor");
     if (prctl(PR_SET_DUMPABLE, 0) < 0)
         return fail(failure, "prctl", "PR_SET_DUMPABLE");
-    if (close_range(FIRST_SLOT_FD + borrowed, ~0u, 0) < 0 || close_range(PLAN_FD, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
+    if (close_range(FIRST_SLOT_FD + borrowed, ~0u, 0) < 0 ||
+        close_range(PLAN_FD, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
         return fail(failure, "close_range", "from %u", FIRST_SLOT_FD + borrowed);
     return chdir("/") < 0 ? fail(failure, "chdir", "/") : 0;
 }
@@ -82,11 +85,31 @@ static void configure(struct monitor *m, const struct plan *plan) {
     };
 }
 
+/* Before monitor_open nobody serves the control socket, but the engine may send up to its GO and
+ * must find someone there: a report that comes before is lost if a send fails. Attach sockets that
+ * come along are dropped by the kernel. */
+static void await_go(int control) {
+    uint32_t type = 0;
+    while (type != KEEL_GO && recv(control, &type, sizeof type, MSG_TRUNC) > 0)
+        ;
+}
+
+/* A socket that is closed with messages unread makes the other end forget what we told it
+ * (ECONNRESET): take no more, and read what is there. */
+static void settle_control(int control) {
+    char byte;
+    shutdown(control, SHUT_RD);
+    while (recv(control, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) > 0)
+        ;
+}
+
 /* Report what m->failure says, or errno where it says nothing. */
 static int report(struct monitor *m, const char *call) {
     if (!m->failure.error)
         fail(&m->failure, call, "%s", m->cfg.run_dir ? m->cfg.run_dir : "");
+    await_go(CONTROL_FD);
     control_send_failed(m, KEEL_FAILED, &m->failure);
+    settle_control(CONTROL_FD);
     return EXIT_FAILURE;
 }
 
@@ -98,6 +121,7 @@ static int start(struct monitor *m, const struct plan *plan, unsigned borrowed) 
         return EXIT_FAILURE;
     }
     if (control_wait_go(m) < 0 || walk_plan(m, plan, borrowed) < 0) {
+        settle_control(CONTROL_FD);
         monitor_close(m);
         return EXIT_FAILURE;
     }
@@ -122,7 +146,8 @@ int main(int argc, char **argv) {
     char *end = NULL;
     unsigned long borrowed = argc == 3 ? strtoul(argv[2], &end, 10) : SLOTS;
     if (borrowed >= NO_SLOT || *end || end == argv[2] || strcmp(argv[1], "monitor") != 0) {
-        static const char usage[] = "usage: keel monitor N (spawned by onggi, see keel/README.md)\n";
+        static const char usage[] =
+            "usage: keel monitor N (spawned by onggi, see keel/README.md)\n";
         return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? EXIT_FAILURE : EXIT_USAGE;
     }
     return monitor_main((unsigned)borrowed);

@@ -1,9 +1,10 @@
 /* MOUNT_OVERLAY: a stack of trees that are in slots, mounted by init with its own credentials.
  *
- * overlayfs takes only layers whose mount namespace belongs to the caller (clone_private_mount, since
- * Linux 6.17, asks for CAP_SYS_ADMIN there), so the trees are attached first, one over the other where
- * the root will be, out of everybody's sight. Since 6.13 the layers are given as descriptors, before
- * that by name below /proc/self/fd. Source: Documentation/filesystems/overlayfs.rst. */
+ * overlayfs takes only layers whose mount namespace belongs to the caller (seen on
+ * 6.18: EPERM for a detached tree of the host's), so the trees are attached first, one over the
+ * other where the root will be, out of everybody's sight. Since 6.13 the layers are given as
+ * descriptors, before that by name below /proc/self/fd. Source:
+ * Documentation/filesystems/overlayfs.rst. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@
 #include "syscalls.h"
 #include "walk.h"
 
-/* Where upper and work lie: two directories of one tree (they must be on one mount), or two trees. */
+/* Where upper and work lie: two directories of one tree (one mount is required), or two trees. */
 struct place {
     int tree;
     const char *name; /* "" for the tree itself */
@@ -55,10 +56,12 @@ static int attach_layers(struct walk *walk, const struct step *step) {
             return -1;
     if (number_of(step, 2) == NO_SLOT)
         return 0;
-    return attach_layer(walk, number_of(step, 2)) < 0 || attach_layer(walk, number_of(step, 3)) < 0 ? -1 : 0;
+    return attach_layer(walk, number_of(step, 2)) < 0 || attach_layer(walk, number_of(step, 3)) < 0
+               ? -1
+               : 0;
 }
 
-/* Before Linux 6.13: layers by name, relative to /proc/self/fd because one option holds 255 bytes. */
+/* Before Linux 6.13: by name, relative to /proc/self/fd as one option holds 255 bytes. */
 static int name_lowers(struct walk *walk, int context, const struct stack *stack) {
     char text[256];
     size_t used = 0;
@@ -81,7 +84,8 @@ static int name_lowers(struct walk *walk, int context, const struct stack *stack
 /* 0: done; 1: done by name, as this kernel takes no descriptors; -1. */
 static int give_lowers(struct walk *walk, int context, const struct stack *stack) {
     for (uint32_t i = 0; i < stack->lowers->count; i++) {
-        if (fsconfig(context, FSCONFIG_SET_FD, "lowerdir+", NULL, walk->slot[stack->lowers->items[i]]) == 0)
+        if (fsconfig(context, FSCONFIG_SET_FD, "lowerdir+", NULL,
+                     walk->slot[stack->lowers->items[i]]) == 0)
             continue;
         if (i > 0 || errno != EINVAL)
             return context_fail(walk->failure, context, "fsconfig", "lowerdir+");
@@ -105,15 +109,17 @@ static int mount_stack(struct walk *walk, const struct stack *stack) {
         return -1;
     SCOPED_FD upper = stack->writable ? open_place(walk, &stack->upper) : -1;
     SCOPED_FD work = upper < 0 ? -1 : open_place(walk, &stack->work);
-    if (stack->writable && (work < 0 || give_directory(walk, context, "upperdir", upper, by_name) < 0 ||
-                            give_directory(walk, context, "workdir", work, by_name) < 0))
+    if (stack->writable &&
+        (work < 0 || give_directory(walk, context, "upperdir", upper, by_name) < 0 ||
+         give_directory(walk, context, "workdir", work, by_name) < 0))
         return -1;
     for (uint32_t i = 0; i < stack->options->count; i++)
         if (context_option(walk->failure, context, stack->options->items[i]) < 0)
             return -1;
     if (by_name && chdir("/proc/self/fd") < 0)
         return fail(walk->failure, "chdir", "/proc/self/fd");
-    int tree = context_mount(walk->failure, context, stack->writable ? 0 : MOUNT_ATTR_RDONLY, "overlay");
+    int tree =
+        context_mount(walk->failure, context, stack->writable ? 0 : MOUNT_ATTR_RDONLY, "overlay");
     return by_name && chdir("/") < 0 ? fail(walk->failure, "chdir", "/") : tree;
 }
 
@@ -129,8 +135,9 @@ static int show_single(struct walk *walk, int tree) {
 int step_mount_overlay(struct walk *walk, const struct step *step) {
     uint64_t upper = number_of(step, 2);
     uint64_t work = number_of(step, 3);
-    struct stack stack = {
-        .lowers = &step->field[1].numbers, .writable = upper != NO_SLOT, .options = &step->field[4].list};
+    struct stack stack = {.lowers = &step->field[1].numbers,
+                          .writable = upper != NO_SLOT,
+                          .options = &step->field[4].list};
     int single = !stack.writable && stack.lowers->count == 1;
     if (single && slot_get(walk, stack.lowers->items[0]) < 0)
         return -1;
@@ -140,7 +147,8 @@ int step_mount_overlay(struct walk *walk, const struct step *step) {
         stack.upper = (struct place){slot_get(walk, upper), upper == work ? "fs" : ""};
         stack.work = (struct place){slot_get(walk, work), upper == work ? "work" : ""};
     }
-    int tree = single ? show_single(walk, walk->slot[stack.lowers->items[0]]) : mount_stack(walk, &stack);
+    int tree =
+        single ? show_single(walk, walk->slot[stack.lowers->items[0]]) : mount_stack(walk, &stack);
     if (tree < 0)
         return -1;
     slot_fill(walk, (unsigned)number_of(step, 0), tree);

@@ -7,13 +7,15 @@
 #include <unistd.h>
 
 /* Signals that are about this process itself, not messages for the container. */
-static const int OWN[] = {SIGCHLD, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS, SIGTTIN, SIGTTOU};
+static const int OWN[] = {SIGCHLD, SIGSEGV, SIGBUS, SIGILL,  SIGFPE,
+                          SIGTRAP, SIGABRT, SIGSYS, SIGTTIN, SIGTTOU};
 
 void reap_prepare_application(void) {
     sigset_t none;
     sigset_t output;
     setpgid(0, 0);
-    /* a background group that takes the terminal is sent SIGTTOU; without a terminal this is ENOTTY */
+    /* a background group that takes the terminal is sent SIGTTOU; without a terminal this is ENOTTY
+     */
     sigemptyset(&output);
     sigaddset(&output, SIGTTOU);
     sigprocmask(SIG_BLOCK, &output, NULL);

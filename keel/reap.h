@@ -4,7 +4,8 @@
 
 #include <sys/types.h>
 
-/* In the application's process, before it executes: a process group of its own, in the foreground. */
+/* In the application's process, before it executes: a process group of its own, in the foreground.
+ */
 void reap_prepare_application(void);
 
 /* Forward signals to the application and reap everything until it has ended; then exit as it did,

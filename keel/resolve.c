@@ -41,7 +41,8 @@ static int expand_link(int parent, const char *name, char *todo, size_t prefix, 
     if (length < 0)
         return -1;
     link[length] = '\0';
-    int size = snprintf(expanded, sizeof expanded, "%.*s/%s/%s", link[0] == '/' ? 0 : (int)prefix, todo, link, rest);
+    int size = snprintf(expanded, sizeof expanded, "%.*s/%s/%s", link[0] == '/' ? 0 : (int)prefix,
+                        todo, link, rest);
     if (size < 0 || (size_t)size >= sizeof expanded) {
         errno = ENAMETOOLONG;
         return -1;
@@ -73,7 +74,10 @@ static int make_once(int root, char *todo, mode_t mode) {
             if (make_one(parent, todo + start, last ? mode : S_IFDIR | PARENT_MODE) == 0)
                 here = resolve_in(root, todo, O_PATH, 0);
             else if (errno == EEXIST)
-                return expand_link(parent, todo + start, todo, parent_end, after ? todo + end + 1 : "") < 0 ? -1 : -2;
+                return expand_link(parent, todo + start, todo, parent_end,
+                                   after ? todo + end + 1 : "") < 0
+                           ? -1
+                           : -2;
         }
         todo[end] = after;
         if (here < 0 || last)
@@ -121,7 +125,8 @@ int make_parent_in(int root, const char *path, char *name) {
     while (start > 0 && path[start - 1] != '/')
         start--;
     size_t size = length - start;
-    int dots = (size == 1 && path[start] == '.') || (size == 2 && path[start] == '.' && path[start + 1] == '.');
+    int dots = (size == 1 && path[start] == '.') ||
+               (size == 2 && path[start] == '.' && path[start + 1] == '.');
     if (size == 0 || dots || size > NAME_MAX || start >= sizeof directory) {
         errno = size > NAME_MAX || start >= sizeof directory ? ENAMETOOLONG : EINVAL;
         return -1;

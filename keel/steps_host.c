@@ -30,7 +30,8 @@ static int write_child_file(struct walk *walk, const char *name, const char *tex
 
 int step_open_tree(struct walk *walk, const struct step *step) {
     unsigned recursive = number_of(step, 2) ? AT_RECURSIVE : 0;
-    int tree = open_tree(AT_FDCWD, text_of(step, 1), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
+    int tree =
+        open_tree(AT_FDCWD, text_of(step, 1), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
     if (tree < 0)
         return fail(walk->failure, "open_tree", "%s", text_of(step, 1));
     slot_fill(walk, (unsigned)number_of(step, 0), tree);
@@ -40,12 +41,14 @@ int step_open_tree(struct walk *walk, const struct step *step) {
 int step_set_time_offsets(struct walk *walk, const struct step *step) {
     if (unshare(CLONE_NEWTIME) < 0)
         return fail(walk->failure, "unshare", "CLONE_NEWTIME");
-    return write_file(walk, "/proc/self/timens_offsets", text_of(step, 0), step->field[0].text.length);
+    return write_file(walk, "/proc/self/timens_offsets", text_of(step, 0),
+                      step->field[0].text.length);
 }
 
 int step_write_id_maps(struct walk *walk, const struct step *step) {
     const struct blob *setgroups = &step->field[2].text;
-    if (setgroups->length && write_child_file(walk, "setgroups", setgroups->bytes, setgroups->length) < 0)
+    if (setgroups->length &&
+        write_child_file(walk, "setgroups", setgroups->bytes, setgroups->length) < 0)
         return -1;
     if (write_child_file(walk, "uid_map", text_of(step, 0), step->field[0].text.length) < 0)
         return -1;
@@ -73,7 +76,8 @@ int step_idmap_tree(struct walk *walk, const struct step *step) {
     struct mount_attr attributes = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (__u64)user};
     unsigned recursive = number_of(step, 1) ? AT_RECURSIVE : 0;
     if (mount_setattr(tree, "", AT_EMPTY_PATH | recursive, &attributes, sizeof attributes) < 0)
-        return fail(walk->failure, "mount_setattr", "idmap of slot %llu", (unsigned long long)number_of(step, 0));
+        return fail(walk->failure, "mount_setattr", "idmap of slot %llu",
+                    (unsigned long long)number_of(step, 0));
     return 0;
 }
 

@@ -26,7 +26,8 @@ static int set_propagation(struct walk *walk, int tree, uint64_t flags, const ch
 
 int step_set_root_propagation(struct walk *walk, const struct step *step) {
     if (mount(NULL, "/", NULL, number_of(step, 0), NULL) < 0)
-        return fail(walk->failure, "mount", "propagation of / to %#llx", (unsigned long long)number_of(step, 0));
+        return fail(walk->failure, "mount", "propagation of / to %#llx",
+                    (unsigned long long)number_of(step, 0));
     return 0;
 }
 
@@ -35,7 +36,8 @@ int step_attach_root(struct walk *walk, const struct step *step) {
     int tree = slot_get(walk, number_of(step, 0));
     if (tree < 0)
         return -1;
-    if (walk->root_place < 0 && (walk->root_place = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
+    if (walk->root_place < 0 &&
+        (walk->root_place = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0)
         return fail(walk->failure, "open", "%s", path);
     if (attach_tree(tree, walk->root_place) < 0)
         return fail(walk->failure, "move_mount", "the root onto %s", path);
@@ -69,7 +71,10 @@ static uint64_t propagation_flags(const char *name) {
     static const struct {
         const char *name;
         uint64_t flag;
-    } types[] = {{"private", MS_PRIVATE}, {"slave", MS_SLAVE}, {"shared", MS_SHARED}, {"unbindable", MS_UNBINDABLE}};
+    } types[] = {{"private", MS_PRIVATE},
+                 {"slave", MS_SLAVE},
+                 {"shared", MS_SHARED},
+                 {"unbindable", MS_UNBINDABLE}};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         if (strcmp(name, types[i].name) == 0)
             return types[i].flag;
@@ -83,8 +88,8 @@ static int is_fstype(const struct step *step, const char *name) {
     return strcmp(text_of(step, 0), name) == 0;
 }
 
-/* cgroup v1 takes each controller as a flag: "cpu,cpuacct" is two. Elsewhere a comma may be part of a
- * value. */
+/* cgroup v1 takes each controller as a flag: "cpu,cpuacct" is two. Elsewhere a comma may be part of
+ * a value. */
 static int give_option(struct walk *walk, int context, const char *option, int split) {
     char piece[256];
     while (split && strchr(option, ',')) {
@@ -105,7 +110,8 @@ static int new_filesystem(struct walk *walk, const struct step *step) {
     SCOPED_FD context = context_open(walk->failure, text_of(step, 0));
     if (context < 0)
         return -1;
-    if (step->field[1].text.length && fsconfig(context, FSCONFIG_SET_STRING, "source", text_of(step, 1), 0) < 0)
+    if (step->field[1].text.length &&
+        fsconfig(context, FSCONFIG_SET_STRING, "source", text_of(step, 1), 0) < 0)
         return context_fail(walk->failure, context, "fsconfig", "source");
     for (uint32_t i = 0; i < options->count; i++)
         if (give_option(walk, context, options->items[i], is_fstype(step, "cgroup")) < 0)
@@ -113,8 +119,8 @@ static int new_filesystem(struct walk *walk, const struct step *step) {
     return context_mount(walk->failure, context, (unsigned)number_of(step, 4), text_of(step, 0));
 }
 
-/* A link at /proc or /sys would put them where nobody looks for them, and what is written "to /proc"
- * somewhere else (CVE-2019-19921). */
+/* A link at /proc or /sys would put them where nobody looks for them, and what is written "to
+ * /proc" somewhere else (CVE-2019-19921). */
 static int open_target(struct walk *walk, const struct step *step, int root) {
     const char *target = text_of(step, 2);
     int fd = make_target_in(root, target, S_IFDIR | 0755);
@@ -160,7 +166,8 @@ int step_bind_tree(struct walk *walk, const struct step *step) {
     if ((attributes.attr_set || attributes.attr_clr) &&
         mount_setattr(tree, "", AT_EMPTY_PATH | recursive, &attributes, sizeof attributes) < 0)
         return fail(walk->failure, "mount_setattr", "%s set %#llx clear %#llx", path,
-                    (unsigned long long)attributes.attr_set, (unsigned long long)attributes.attr_clr);
+                    (unsigned long long)attributes.attr_set,
+                    (unsigned long long)attributes.attr_clr);
     SCOPED_FD target = make_target_in(root, path, target_mode(tree));
     if (target < 0)
         return fail(walk->failure, "openat2", "mount point %s", path);

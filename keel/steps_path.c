@@ -32,10 +32,12 @@ int step_make_directory(struct walk *walk, const struct step *step) {
         if (errno != EEXIST)
             return fail(walk->failure, "mkdirat", "%s", path);
         SCOPED_FD existing = make_in(init_root(walk), path, S_IFDIR | 0755);
-        SCOPED_FD directory = existing < 0 ? -1 : resolve_in(init_root(walk), path, O_PATH | O_DIRECTORY, 0);
+        SCOPED_FD directory =
+            existing < 0 ? -1 : resolve_in(init_root(walk), path, O_PATH | O_DIRECTORY, 0);
         return directory < 0 ? fail(walk->failure, "openat2", "%s", path) : 0;
     }
-    if (fchownat(parent, name, (uid_t)number_of(step, 2), (gid_t)number_of(step, 3), AT_SYMLINK_NOFOLLOW) < 0)
+    if (fchownat(parent, name, (uid_t)number_of(step, 2), (gid_t)number_of(step, 3),
+                 AT_SYMLINK_NOFOLLOW) < 0)
         return fail(walk->failure, "fchownat", "%s", path);
     if (fchmodat(parent, name, (mode_t)number_of(step, 1), 0) < 0)
         return fail(walk->failure, "fchmodat", "%s", path);
@@ -93,7 +95,8 @@ int step_make_device(struct walk *walk, const struct step *step) {
         return -1;
     if (make_node(parent, name, type, type == S_IFIFO ? 0 : device) < 0)
         return fail(walk->failure, "mknodat", "%s", path);
-    if (fchownat(parent, name, (uid_t)number_of(step, 5), (gid_t)number_of(step, 6), AT_SYMLINK_NOFOLLOW) < 0)
+    if (fchownat(parent, name, (uid_t)number_of(step, 5), (gid_t)number_of(step, 6),
+                 AT_SYMLINK_NOFOLLOW) < 0)
         return fail(walk->failure, "fchownat", "%s", path);
     if (fchmodat(parent, name, (mode_t)number_of(step, 4), 0) < 0)
         return fail(walk->failure, "fchmodat", "%s", path);
@@ -107,7 +110,8 @@ static int open_proc(struct walk *walk) {
     int proc = root < 0 ? -1 : resolve_in(root, "/proc", O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
     if (root < 0 || proc < 0)
         return root < 0 ? -1 : fail(walk->failure, "openat2", "/proc");
-    if (is_on(proc, PROC_SUPER_MAGIC) && fstat(proc, &facts) == 0 && facts.st_ino == PROC_ROOT_INODE)
+    if (is_on(proc, PROC_SUPER_MAGIC) && fstat(proc, &facts) == 0 &&
+        facts.st_ino == PROC_ROOT_INODE)
         return proc;
     close(proc);
     errno = EXDEV;
@@ -122,7 +126,7 @@ static int sysctl_path(const char *key, char *path, size_t size) {
         errno = ENAMETOOLONG;
         return -1;
     }
-    for (char *at = path; !strchr(key, '/') && (at = strchr(at, '.')); )
+    for (char *at = path; !strchr(key, '/') && (at = strchr(at, '.'));)
         *at = '/';
     return 0;
 }
@@ -167,7 +171,8 @@ int step_set_path_readonly(struct walk *walk, const struct step *step) {
     SCOPED_FD target = open_existing(walk, path, &missing);
     if (target < 0)
         return missing ? 0 : -1;
-    SCOPED_FD tree = open_tree(target, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE);
+    SCOPED_FD tree =
+        open_tree(target, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | AT_RECURSIVE);
     if (tree < 0)
         return fail(walk->failure, "open_tree", "%s", path);
     if (mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) < 0)
@@ -198,9 +203,10 @@ static int masking_tree(struct walk *walk, int directory) {
         if (context < 0 || context_option(walk->failure, context, "nr_inodes=1") < 0 ||
             context_option(walk->failure, context, "mode=0555") < 0)
             return -1;
-        walk->empty_tree = context_mount(
-            walk->failure, context,
-            MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, "the empty directory");
+        walk->empty_tree = context_mount(walk->failure, context,
+                                         MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+                                             MOUNT_ATTR_NOEXEC,
+                                         "the empty directory");
         return walk->empty_tree < 0 ? -1 : fcntl(walk->empty_tree, F_DUPFD_CLOEXEC, 3);
     }
     SCOPED_FD null = directory ? -1 : open_null(walk);
@@ -223,7 +229,8 @@ int step_mask_path(struct walk *walk, const struct step *step) {
     SCOPED_FD tree = masking_tree(walk, S_ISDIR(facts.st_mode));
     if (tree < 0)
         return -1;
-    return attach_tree(tree, target) < 0 ? fail(walk->failure, "move_mount", "a mask onto %s", path) : 0;
+    return attach_tree(tree, target) < 0 ? fail(walk->failure, "move_mount", "a mask onto %s", path)
+                                         : 0;
 }
 
 int step_set_root_readonly(struct walk *walk, const struct step *step) {

@@ -39,7 +39,8 @@ int step_raise_loopback(struct walk *walk, const struct step *step) {
     if (any < 0 || ioctl(any, SIOCGIFFLAGS, &request) < 0)
         return fail(walk->failure, "ioctl", "SIOCGIFFLAGS lo");
     request.ifr_flags |= IFF_UP;
-    return ioctl(any, SIOCSIFFLAGS, &request) < 0 ? fail(walk->failure, "ioctl", "SIOCSIFFLAGS lo") : 0;
+    return ioctl(any, SIOCSIFFLAGS, &request) < 0 ? fail(walk->failure, "ioctl", "SIOCSIFFLAGS lo")
+                                                  : 0;
 }
 
 int step_set_hostname(struct walk *walk, const struct step *step) {
@@ -62,7 +63,9 @@ int step_set_umask(struct walk *walk, const struct step *step) {
 
 int step_set_no_new_privileges(struct walk *walk, const struct step *step) {
     (void)step;
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? fail(walk->failure, "prctl", "PR_SET_NO_NEW_PRIVS") : 0;
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0
+               ? fail(walk->failure, "prctl", "PR_SET_NO_NEW_PRIVS")
+               : 0;
 }
 
 /* From here on the filter decides which calls succeed, so what needs more than it may allow is done
@@ -108,10 +111,13 @@ static int set_groups(struct walk *walk, const struct numbers *numbers) {
     if (setgroups(numbers->count, groups) == 0)
         return 0;
     /* with setgroups denied by the maps there is nothing to drop that another could give */
-    return errno == EPERM && numbers->count == 0 ? 0 : fail(walk->failure, "setgroups", "%u groups", numbers->count);
+    return errno == EPERM && numbers->count == 0
+               ? 0
+               : fail(walk->failure, "setgroups", "%u groups", numbers->count);
 }
 
-static int set_capabilities(struct walk *walk, uint64_t effective, uint64_t permitted, uint64_t inheritable) {
+static int set_capabilities(struct walk *walk, uint64_t effective, uint64_t permitted,
+                            uint64_t inheritable) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {
         {(uint32_t)effective, (uint32_t)permitted, (uint32_t)inheritable},
@@ -119,7 +125,8 @@ static int set_capabilities(struct walk *walk, uint64_t effective, uint64_t perm
     };
     if (syscall(SYS_capset, &header, data) < 0)
         return fail(walk->failure, "capset", "effective %#llx permitted %#llx inheritable %#llx",
-                    (unsigned long long)effective, (unsigned long long)permitted, (unsigned long long)inheritable);
+                    (unsigned long long)effective, (unsigned long long)permitted,
+                    (unsigned long long)inheritable);
     return 0;
 }
 
@@ -127,14 +134,15 @@ static int raise_ambient(struct walk *walk, uint64_t mask) {
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
         return fail(walk->failure, "prctl", "PR_CAP_AMBIENT_CLEAR_ALL");
     for (unsigned capability = 0; capability <= LAST_CAPABILITY; capability++)
-        if (mask >> capability & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) < 0)
+        if (mask >> capability & 1 &&
+            prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) < 0)
             return fail(walk->failure, "prctl", "PR_CAP_AMBIENT_RAISE %u", capability);
     return 0;
 }
 
 /* So that the user can open /dev/stdout again. Only what was made for this container: fd 0 may be
- * the host's /dev/null. A terminal keeps its group. Where 0 is not mapped the pipes are nobody's inside
- * (EPERM): then they serve as they are. */
+ * the host's /dev/null. A terminal keeps its group. Where 0 is not mapped the pipes are nobody's
+ * inside (EPERM): then they serve as they are. */
 static int give_stdio(struct walk *walk, uid_t uid, gid_t gid) {
     for (int fd = 0; fd < 3; fd++)
         if (walk->pipe_ends[fd] >= 0 && fchown(fd, uid, gid) < 0 && errno != EPERM)

@@ -21,8 +21,8 @@ static int open_master(struct walk *walk, int root) {
     SCOPED_FD master = resolve_in(root, "/dev/pts/ptmx", O_RDWR | O_NOCTTY, RESOLVE_NO_SYMLINKS);
     if (master < 0)
         return fail(walk->failure, "openat2", "/dev/pts/ptmx");
-    if (!is_on(master, DEVPTS_SUPER_MAGIC) || fstat(master, &facts) < 0 || !S_ISCHR(facts.st_mode) ||
-        facts.st_rdev != makedev(PTMX_MAJOR, PTMX_MINOR)) {
+    if (!is_on(master, DEVPTS_SUPER_MAGIC) || fstat(master, &facts) < 0 ||
+        !S_ISCHR(facts.st_mode) || facts.st_rdev != makedev(PTMX_MAJOR, PTMX_MINOR)) {
         errno = ENODEV;
         return fail(walk->failure, "fstatfs", "/dev/pts/ptmx is not of a devpts");
     }
@@ -39,7 +39,9 @@ static int bind_console(struct walk *walk, int root, int peer) {
     SCOPED_FD tree = open_tree(peer, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
     if (tree < 0)
         return fail(walk->failure, "open_tree", "the terminal");
-    return attach_tree(tree, target) < 0 ? fail(walk->failure, "move_mount", "the terminal onto /dev/console") : 0;
+    return attach_tree(tree, target) < 0
+               ? fail(walk->failure, "move_mount", "the terminal onto /dev/console")
+               : 0;
 }
 
 static int take_terminal(struct walk *walk, int peer) {
@@ -54,7 +56,8 @@ static int take_terminal(struct walk *walk, int peer) {
 }
 
 int step_open_terminal(struct walk *walk, const struct step *step) {
-    struct winsize size = {.ws_row = (unsigned short)number_of(step, 0), .ws_col = (unsigned short)number_of(step, 1)};
+    struct winsize size = {.ws_row = (unsigned short)number_of(step, 0),
+                           .ws_col = (unsigned short)number_of(step, 1)};
     int root = init_root(walk);
     int master = root < 0 ? -1 : open_master(walk, root);
     if (master < 0)

@@ -1,7 +1,7 @@
 /* The walk: two actors carry out one list of steps in turns.
  *
- * Promises: steps happen in the order of the plan, exactly one actor acts at a time, and a walk that
- * fails leaves no process. It knows whose step it is, not what a step does. */
+ * Promises: steps happen in the order of the plan, exactly one actor acts at a time, and a walk
+ * that fails leaves no process. It knows whose step it is, not what a step does. */
 #include "walk.h"
 
 #include <errno.h>
@@ -92,7 +92,7 @@ static int64_t monitor_let_init(struct monitor *m, struct walk *walk, uint32_t i
     return fail(walk->failure, "baton", "talking to init");
 }
 
-/* The fields that supervision needs from /proc/PID/stat; `executed`: the process has called execve. */
+/* What supervision needs from /proc/PID/stat; `executed`: the process has called execve. */
 static int read_stat(pid_t pid, uint64_t *start_time, int *executed) {
     enum { FORKED_NOT_EXECUTED = 0x40, FIELD_FLAGS = 9, FIELD_START_TIME = 22 };
     char path[32];
@@ -149,8 +149,8 @@ static void reap_child(struct walk *walk) {
         ;
     size_t length = strlen(walk->failure->detail);
     if (walk->failure->error == ECHILD && how.si_code != CLD_EXITED && how.si_status)
-        snprintf(walk->failure->detail + length, sizeof walk->failure->detail - length, " (signal %d)",
-                 how.si_status);
+        snprintf(walk->failure->detail + length, sizeof walk->failure->detail - length,
+                 " (signal %d)", how.si_status);
     close(walk->pidfd);
     walk->child = 0;
 }

@@ -30,15 +30,15 @@ struct walk {
 
     /* Init's. */
     int stdin_open;
-    int root;        /* O_PATH of the container's root; -1: not known yet */
-    int root_place;  /* where ATTACH_ROOT will attach, opened while init still may */
+    int root;                /* O_PATH of the container's root; -1: not known yet */
+    int root_place;          /* where ATTACH_ROOT will attach, opened while init still may */
     uint8_t attached[SLOTS]; /* 1: a layer that is attached over root_place */
-    int empty_tree;  /* the read-only empty directory that masks; attached once used */
-    int armed;       /* 1: init dies with the monitor */
-    int umask_known; /* 1: SET_UMASK was carried out */
-    int stdio_known; /* 1: fds 0-2 are the container's */
-    int terminal_known; /* 1: they are a terminal */
-    int pipe_ends[3]; /* fds 0-2 that are pipes of our own, or -1 */
+    int empty_tree;          /* the read-only empty directory that masks; attached once used */
+    int armed;               /* 1: init dies with the monitor */
+    int umask_known;         /* 1: SET_UMASK was carried out */
+    int stdio_known;         /* 1: fds 0-2 are the container's */
+    int terminal_known;      /* 1: they are a terminal */
+    int pipe_ends[3];        /* fds 0-2 that are pipes of our own, or -1 */
 };
 
 /* Put an owned descriptor into a slot; what was there is closed. */
@@ -64,10 +64,11 @@ _Noreturn void init_main(struct walk *walk, int user_namespace_joined);
 /* clone.c: make init (CLONE_INTO). In init: does not return. */
 int clone_init(struct walk *walk, const struct step *step);
 
-/* Let the monitor's death kill init (again, after credentials have changed), and stay uninspectable. */
+/* Let the monitor's death kill init (again, after credentials have changed), and stay
+ * uninspectable. */
 int init_arm(struct walk *walk);
-/* The last moment at which init may need more calls than the application: hand over what the monitor
- * lacks and live without it from here. -1 if the monitor is gone already. */
+/* The last moment at which init may need more calls than the application: hand over what the
+ * monitor lacks and live without it from here. -1 if the monitor is gone already. */
 int init_disarm(struct walk *walk);
 /* Give the container its fds 0-2, once. */
 int init_provide_stdio(struct walk *walk);

@@ -1,5 +1,5 @@
-/* Mutated plans and file heads against the decoder and the interpreter search, under ASan and UBSan.
- * `fuzz_decode [seconds] [seed]`; the seed of a crash is on the last line printed. */
+/* Mutated plans and file heads against the decoder and the interpreter search, under ASan and
+ * UBSan. `fuzz_decode [seconds] [seed]`; the seed of a crash is on the last line printed. */
 #include <string.h>
 #include <time.h>
 

@@ -31,7 +31,8 @@ static void test_scripts(void) {
 
 static void test_elf(void) {
     unsigned char head[512] = {0};
-    Elf64_Ehdr header = {.e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB}, .e_phoff = 64, .e_phnum = 2};
+    Elf64_Ehdr header = {
+        .e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB}, .e_phoff = 64, .e_phnum = 2};
     Elf64_Phdr program = {.p_type = PT_INTERP, .p_offset = 300, .p_filesz = 8};
     memcpy(head, &header, sizeof header);
     memcpy(head + 64 + sizeof program, &program, sizeof program);

@@ -8,7 +8,6 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -88,7 +87,7 @@ class Outcome:
 
 
 class Task:
-    """A started monitor, its attach socket and its events. A context manager that leaves nothing."""
+    """A started monitor, its attach socket and its events; a context manager, leaves nothing."""
 
     def __init__(self, keel: Keel, plan: Plan, borrowed: Sequence[int] = ()) -> None:
         self.outcome = Outcome()
@@ -180,22 +179,6 @@ def run(keel: Keel, plan: Plan, borrowed: Sequence[int] = ()) -> Outcome:
     """Carry out the plan to the application's end."""
     with Task(keel, plan, borrowed) as task:
         return task.finish()
-
-
-def descendants_named(name: str) -> list[int]:
-    """Processes of the host whose comm is `name` and that are not zombies."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            text = (entry / "stat").read_text()
-        except OSError:
-            continue
-        comm, rest = text[text.index("(") + 1 :].rsplit(") ", 1)
-        if comm == name and rest[0] != "Z":
-            found.append(int(entry.name))
-    return found
 
 
 APPLETS = ("sh", "true", "cat", "id", "ls", "mount", "stat", "touch", "echo", "sleep", "hostname")
@@ -295,7 +278,18 @@ class Box:
         )
 
 
-def become(uid: int = 0, gid: int = 0, capabilities: int = 0, **more: int) -> BecomeUser:
-    """A user with the same capabilities in every set but the ambient one."""
-    sets = {name: capabilities for name in ("bounding", "effective", "permitted")}
-    return BecomeUser(uid=uid, gid=gid, **{**sets, **more})
+def become(
+    uid: int = 0,
+    gid: int = 0,
+    capabilities: int = 0,
+    *,
+    effective: int | None = None,
+) -> BecomeUser:
+    """A user with the same capabilities bounding, permitted and (unless given) effective."""
+    return BecomeUser(
+        uid=uid,
+        gid=gid,
+        bounding=capabilities,
+        permitted=capabilities,
+        effective=capabilities if effective is None else effective,
+    )

@@ -1,4 +1,4 @@
-"""What keel makes of the process: user, capabilities, filter, terminal, stdio, execve, PID 1."""
+"""What keel makes of a process: user, capabilities, filter, terminal, stdio, execve, PID 1."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from kernel.keel_run import (
     ALL_CAPABILITIES,
     ALL_NEW,
@@ -25,7 +26,6 @@ from kernel.keel_run import (
     become,
     run,
 )
-
 from onggi.runtime.steps import (
     BecomeUser,
     BindTree,
@@ -216,7 +216,7 @@ def test_a_terminal_of_its_own(keel: Keel, box: Box, flags: int) -> None:
     inside = (*terminal_steps(), OpenTerminal(rows=30, columns=99))
     late = (become(1000, 1000),)
     plan = box.plan("sh", "-c", script, flags=flags, terminal=1, inside=inside, late=late)
-    lines = run(keel, plan).output[1].decode().splitlines()
+    lines = run(keel, plan).out.splitlines()
     assert lines[0] != "0"  # it has a controlling terminal
     assert lines[1:5] == ["1000:5 character special file"] * 2 + ["30 99", "console"]
     assert lines[5].split() == ["0", "ptmx"]
@@ -226,7 +226,7 @@ def test_a_terminal_of_its_own(keel: Keel, box: Box, flags: int) -> None:
 def test_a_terminal_is_never_the_hosts(keel: Keel, box: Box, trap: str) -> None:
     """CVE-2025-52565 and its kin: the image decides what lies at these names."""
     before: tuple[Step, ...] = ()
-    inside = (OpenTerminal(),)
+    inside: tuple[Step, ...] = (OpenTerminal(),)
     if trap == "pts":
         (box.layer / "dev/pts").symlink_to("/proc/1/root/dev/pts")
     elif trap == "ptmx":

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from kernel.keel_run import (
     ALL_CAPABILITIES,
     ALL_NEW,
@@ -26,7 +29,6 @@ from kernel.keel_run import (
     become,
     run,
 )
-
 from onggi.runtime.steps import (
     AttachRoot,
     BindTree,
@@ -121,6 +123,36 @@ def test_many_layers_the_topmost_first(keel: Keel, box: Box, tmp_path: Path) -> 
     assert outcome.out.split("\n")[0].startswith("0/only0")
     assert outcome.out.count("/only") == 20
     assert "Read-only file system" in outcome.err
+
+
+OLD_KERNEL = """
+import ctypes, struct, sys
+from pathlib import Path
+from kernel.keel_run import Box, run
+from onggi.sandbox.keel import Keel
+# fsconfig(fd, FSCONFIG_SET_FD = 5, ...) answers EINVAL, as overlayfs does before Linux 6.13
+code = [(0x20, 0, 0, 0), (0x15, 0, 3, 431), (0x20, 0, 0, 24), (0x15, 0, 1, 5)]
+code += [(0x06, 0, 0, 0x00050000 | 22), (0x06, 0, 0, 0x7FFF0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in code))
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(program)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
+with Keel() as keel:
+    print(run(keel, Box(Path(sys.argv[1])).plan("sh", "-c", "touch /x; stat -c %u /x")).succeed())
+"""
+
+
+def test_layers_are_named_where_the_kernel_takes_no_descriptors(tmp_path: Path) -> None:
+    path = os.pathsep.join((str(Path(__file__).parents[1]), *sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", OLD_KERNEL, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["0"], "")
+    assert (tmp_path / "snapshot/fs/x").stat().st_uid == 0
 
 
 def test_a_single_layer_without_an_upper_is_read_only(keel: Keel, box: Box) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
 from kernel.keel_run import (
     ALL_NEW,
     NEEDS_ROOT_AND_BUSYBOX,
@@ -29,7 +30,6 @@ from kernel.keel_run import (
     become,
     run,
 )
-
 from onggi.runtime.steps import (
     AttachRoot,
     BecomeUser,
@@ -217,7 +217,7 @@ FAILING: dict[str, tuple[Step, int, int]] = {
     "mask": (MaskPath(path="/proc/interrupts"), 33, errno.ENOENT),
     "filter": (LoadSeccomp(flags=0, program=b"\xff" * 8), 37, errno.EINVAL),
     "user": (BecomeUser(uid=70000, gid=0), 38, errno.EINVAL),
-    "capabilities": (become(0, 0, 0, permitted=0, effective=1), 38, errno.EPERM),
+    "capabilities": (become(0, 0, 0, effective=1), 38, errno.EPERM),
     "directory": (ChangeDirectory(path="/nowhere"), 39, errno.ENOENT),
 }
 
@@ -227,9 +227,14 @@ def test_a_failing_step_is_reported_and_leaves_nothing(keel: Keel, box: Box, nam
     step, opcode, number = FAILING[name]
     mounts = Path("/proc/self/mountinfo").read_text()
     descriptors = os.listdir("/proc/self/fd")
-    where = "before" if opcode == 2 else "after" if opcode < 16 else "late"
-    terminal = int(opcode == 29)
-    plan = box.plan("true", terminal=terminal, record_name="exit", **{where: (step,)})
+    plan = box.plan(
+        "true",
+        before=(step,) if opcode == 2 else (),
+        after=(step,) if 2 < opcode < 16 else (),
+        late=(step,) if opcode >= 16 else (),
+        terminal=int(opcode == 29),
+        record_name="exit",
+    )
     outcome = run(keel, plan)
     failed = outcome.failed
     assert (failed.opcode, failed.errno) == (opcode, number), failed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from onggi.errors import EngineError, InvalidArgument, SpecError, Unsupported
@@ -188,11 +188,52 @@ CHANGES = st.dictionaries(
     st.none(),
     max_size=3,
 ).map(lambda chosen: {name: PARTS[name] for name in chosen})
+GOOD_PATHS = st.sampled_from(["/dev", "/data", "/sys", "/a/../b", "/x y"])
+GOOD_MOUNT = st.sampled_from(MOUNTS) | st.builds(
+    Mount,
+    destination=GOOD_PATHS,
+    source=st.just("/srv"),
+    type=st.sampled_from(["bind", "tmpfs", "sysfs", "proc", "mqueue", "cgroup"]),
+    options=several(st.sampled_from(["ro", "rro", "rbind", "rshared", "nosuid", "gid=5", "x"])),
+)
+GOOD_PROCESS = st.builds(
+    Process,
+    cwd=st.sampled_from(["/", "/work"]),
+    args=st.sampled_from([("sh",), ("./a", "b")]),
+    env=several(st.sampled_from(["A=1", "PATH=/x:", "PATH="])),
+    user=st.builds(User, uid=st.integers(0, 65535), additional_gids=several(st.integers(0, 65535))),
+    capabilities=st.builds(
+        Capabilities,
+        bounding=CAPABILITY_NAMES,
+        effective=CAPABILITY_NAMES,
+        ambient=CAPABILITY_NAMES,
+    ),
+    rlimits=several(st.builds(Rlimit, st.just("RLIMIT_AS"), st.just(1), st.integers(1, 9)), 1),
+    no_new_privileges=st.booleans(),
+    oom_score_adj=st.none() | st.integers(-1000, 1000),
+)
+GOOD_NAMESPACES = st.lists(
+    st.builds(
+        Namespace,
+        type=st.sampled_from(["cgroup", "ipc", "network", "pid", "time", "mount"]),
+        path=st.none() | st.just("/proc/7/ns/x"),
+    ),
+    unique_by=lambda namespace: namespace.type,
+).map(
+    lambda found: (
+        Namespace("user"),
+        Namespace("uts"),
+        *found,
+        *([] if any(n.type == "mount" for n in found) else [Namespace("mount")]),
+    )
+)
 PARTS: dict[str, st.SearchStrategy[Any]] = {
-    "process": PROCESS,
-    "mounts": several(MOUNT, 6),
-    "linux_namespaces": NAMESPACES,
-    "linux_devices": several(st.builds(Device, PATHS, st.sampled_from("bcup"), SMALL, SMALL)),
+    "process": GOOD_PROCESS | PROCESS,
+    "mounts": several(GOOD_MOUNT, 6) | several(MOUNT, 6),
+    "linux_namespaces": GOOD_NAMESPACES | GOOD_NAMESPACES | NAMESPACES,
+    "linux_devices": several(
+        st.builds(Device, st.just("/dev/x"), st.sampled_from("bcup"), SMALL, SMALL), 1
+    ),
     "linux_sysctl": st.dictionaries(st.sampled_from(["net.a.b", "kernel.sem", "vm.x"]), WORDS),
 }
 HOSTS = st.builds(
@@ -242,13 +283,14 @@ def check_slots(step: Step, filled: set[int]) -> None:
         assert step.slot in filled
 
 
-@given(CONFIG | likely_configs(), HOSTS, REQUESTS)
+@given(CONFIG | likely_configs() | likely_configs(), HOSTS, REQUESTS)
 @settings(max_examples=300, deadline=None)
 def test_a_plan_or_one_located_error_and_always_the_same(
     config: Config, host: HostFacts, request: StartRequest
 ) -> None:
     made = attempt(config, host, request)
     again = attempt(config, host, request)
+    event("refused" if isinstance(made, EngineError) else "planned")
     if isinstance(made, EngineError):
         assert str(again) == str(made)
         if isinstance(made, SpecError):

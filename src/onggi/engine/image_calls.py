@@ -6,6 +6,8 @@ Progress crosses from the worker thread to the caller's stream through a queue.
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -29,9 +31,13 @@ from onggi.engine.filters import Filters
 from onggi.engine.prepare import layers_of
 from onggi.errors import Conflict, InvalidArgument
 from onggi.image import archive, bootstrap
+from onggi.image.changes import apply_changes
+from onggi.image.durable import write_all
 from onggi.image.images import Image
 from onggi.image.reference import Reference
+from onggi.specs.image import ContainerConfig
 
+_PROGRESS_S = 0.2
 Report = Callable[[str, int, int], None]
 
 
@@ -102,22 +108,22 @@ class ImageCalls:
         source = _one_descriptor(fds, "the archive")
         loaded: list[Image] = []
 
-        def work(report: Report) -> None:
-            loaded.extend(archive.load(self._core.images, source, report))
+        def work(_report: Report) -> None:
+            loaded.extend(archive.load(self._core.images, source))
 
-        async for progress in _watch(work):
+        async for progress in _watch(work, "loading", source):
             yield progress
         for image in loaded:
             self._core.events.publish("image", "load", image.id)
-            yield ImageAnswer(id=image.id, names=tuple(map(familiar, image.names)))
+            yield _answer(image)
 
     async def save(self, request: ImageSaveRequest, fds: list[int]) -> AsyncIterator[Progress]:
         """Write an archive."""
         sink = _one_descriptor(fds, "the place to write to")
-        images = tuple(request.images)
+        selected = [self._core.images.resolve(name) for name in request.images]
 
-        def work(report: Report) -> None:
-            archive.save(self._core.images, images, sink, request.format, report)
+        def work(_report: Report) -> None:
+            archive.save(self._core.images, selected, sink, request.format)
 
         async for progress in _watch(work):
             yield progress
@@ -127,24 +133,25 @@ class ImageCalls:
     ) -> AsyncIterator[Progress | ImageAnswer]:
         """Make an image of one layer from a root file system's tar."""
         source = _one_descriptor(fds, "the archive")
+        config = apply_changes(ContainerConfig(), request.changes)
         made: list[Image] = []
 
-        def work(report: Report) -> None:
+        def work(_report: Report) -> None:
             made.append(
                 archive.import_rootfs(
                     self._core.images,
-                    source,
-                    request.reference,
-                    request.changes,
-                    request.message,
-                    report,
+                    lambda size: os.read(source, size),
+                    request.reference or None,
+                    config=config,
+                    created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    comment=request.message or "imported",
                 )
             )
 
-        async for progress in _watch(work):
+        async for progress in _watch(work, "importing", source):
             yield progress
         self._core.events.publish("image", "import", made[0].id)
-        yield ImageAnswer(id=made[0].id, names=tuple(map(familiar, made[0].names)))
+        yield _answer(made[0])
 
     async def bootstrap(
         self, request: BootstrapRequest, _fds: list[int]
@@ -167,18 +174,24 @@ class ImageCalls:
         async for progress in _watch(work):
             yield progress
         self._core.events.publish("image", "bootstrap", made[0].id)
-        yield ImageAnswer(id=made[0].id, names=tuple(map(familiar, made[0].names)))
+        yield _answer(made[0])
 
     async def export(self, request: ExportRequest, fds: list[int]) -> Nothing:
         """Write a container's root file system as a tar."""
         record = self._core.records.find_container(request.target)
         sink = _one_descriptor(fds, "the place to write to")
-        await asyncio.to_thread(archive.export, layers_of(self._core, record), sink)
+        layers = layers_of(self._core, record)
+        await asyncio.to_thread(archive.export, layers, lambda data: write_all(sink, data))
         return Nothing()
 
 
-async def _watch(work: Callable[[Report], None]) -> AsyncIterator[Progress]:
-    """Run `work` in a thread and yield what it reports; its error is raised at the end."""
+async def _watch(
+    work: Callable[[Report], None], stage: str = "", source: int = -1
+) -> AsyncIterator[Progress]:
+    """Run `work` in a thread and yield what it reports; its error is raised at the end.
+
+    `source`: a file whose reading position is reported as well, under the name `stage`.
+    """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Progress | None] = asyncio.Queue()
 
@@ -193,11 +206,33 @@ async def _watch(work: Callable[[Report], None]) -> AsyncIterator[Progress]:
 
     thread = asyncio.create_task(asyncio.to_thread(run))
     try:
-        while (progress := await queue.get()) is not None:
+        while True:
+            try:
+                progress = await asyncio.wait_for(queue.get(), _PROGRESS_S)
+            except TimeoutError:
+                progress = _position(stage, source)
+                if progress is None:
+                    continue
+            else:
+                if progress is None:
+                    break
             yield progress
     finally:
         # A caller who goes away does not stop the work: it ends, and what it made stays.
         await asyncio.shield(thread)
+
+
+def _position(stage: str, source: int) -> Progress | None:
+    """How far a file has been read; None for a pipe."""
+    try:
+        done = os.lseek(source, 0, os.SEEK_CUR)
+    except OSError:
+        return None
+    return Progress(stage=stage, done=done, total=os.fstat(source).st_size)
+
+
+def _answer(image: Image) -> ImageAnswer:
+    return ImageAnswer(id=image.id, names=tuple(map(familiar, image.names)))
 
 
 def _one_descriptor(fds: list[int], what: str) -> int:

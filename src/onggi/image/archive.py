@@ -21,8 +21,9 @@ from onggi.image.compare import write_tree
 from onggi.image.compression import Compression, Read, plain_chunks
 from onggi.image.durable import write_all
 from onggi.image.images import Image, ImageStore
-from onggi.image.layers import store_tar
+from onggi.image.layers import MEDIA_TYPES, StoredLayer, store_tar
 from onggi.image.merged import MergedView
+from onggi.image.reference import Reference
 from onggi.image.store import LAYOUT, Blob, ContentStore
 from onggi.image.tar_reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
 from onggi.image.tar_writer import TarWriter
@@ -48,6 +49,8 @@ from onggi.specs.image import (
 )
 
 MAX_MEMBERS = 100_000
+#: Members for Docker 1.9 and older, which say nothing that manifest.json does not.
+_LEGACY = ("/VERSION", "/json", "repositories")
 
 
 class _DockerImage(Struct, rename="pascal", frozen=True):
@@ -116,6 +119,8 @@ def _read_members(store: ContentStore, chunks: Iterator[bytes]) -> _Contents:
         if count > MAX_MEMBERS:
             raise InvalidArgument(f"archive has more than {MAX_MEMBERS} members")
         name = entry.name.decode("utf-8", "replace").removeprefix("./")
+        if name.endswith(_LEGACY):
+            continue
         if name in contents.documents or name in contents.blobs:
             raise InvalidArgument(f"archive member {entry.shown} is there twice")
         if entry.type in (SYMLINK, HARD_LINK):
@@ -182,8 +187,6 @@ def _docker_images(
 
 
 def _docker_layer(store: ContentStore, blob: Blob) -> Descriptor:
-    from onggi.image.layers import MEDIA_TYPES  # noqa: PLC0415
-
     with store.open(blob.digest) as reader:
         head = reader.read(4)
     kind: Compression = "none"
@@ -220,23 +223,34 @@ def import_rootfs(
     """
     with images.lease():
         layer = store_tar(images.content, plain_chunks(read), compression)
-        document = ImageConfig(
-            architecture=images.platform.architecture,
-            os=images.platform.os,
-            rootfs=RootFs(diff_ids=(layer.diff_id,)),
-            config=config or ContainerConfig(),
-            created=created,
-            variant=images.platform.variant,
-            history=(History(created=created, comment=comment),),
+        return add_single_layer(
+            images, layer, name, config=config, created=created, comment=comment
         )
-        manifest = Manifest(
-            2,
-            put_document(images.content, document, OCI_CONFIG),
-            (layer.descriptor,),
-            OCI_MANIFEST,
-        )
-        target = put_document(images.content, manifest, OCI_MANIFEST)
-        return images.add(target, (name,) if name else ())
+
+
+def add_single_layer(
+    images: ImageStore,
+    layer: StoredLayer,
+    name: str | None,
+    *,
+    config: ContainerConfig | None = None,
+    created: str | None = None,
+    comment: str = "",
+) -> Image:
+    """Register an image of this one layer for this host's platform. Hold a lease."""
+    document = ImageConfig(
+        architecture=images.platform.architecture,
+        os=images.platform.os,
+        rootfs=RootFs(diff_ids=(layer.diff_id,)),
+        config=config or ContainerConfig(),
+        created=created,
+        variant=images.platform.variant,
+        history=(History(created=created, comment=comment),),
+    )
+    described = put_document(images.content, document, OCI_CONFIG)
+    manifest = Manifest(2, described, (layer.descriptor,), OCI_MANIFEST)
+    target = put_document(images.content, manifest, OCI_MANIFEST)
+    return images.add(target, (name,) if name else ())
 
 
 def export(layers: Sequence[str], write: Callable[[bytes], object]) -> None:
@@ -245,14 +259,7 @@ def export(layers: Sequence[str], write: Callable[[bytes], object]) -> None:
     Raises: as `write_layer`.
     """
     with MergedView(layers) as view:
-        roots: dict[bytes, int] = {}
-
-        def nodes() -> Iterator[Node]:
-            for node, root in view.walk():
-                roots[node.path] = root
-                yield node
-
-        write_tree(nodes(), lambda node: roots.pop(node.path), write, whiteouts=False)
+        write_tree(view.walk(), write, whiteouts=False)
 
 
 def save(
@@ -292,9 +299,7 @@ def _needed(store: ContentStore, selected: Sequence[Image]) -> list[str]:
 def _index(selected: Sequence[Image]) -> Index:
     entries = []
     for image in selected:
-        target = structs.replace(
-            image.target, digest=image.manifest_digest, platform=image.platform
-        )
+        target = structs.replace(image.manifest, platform=image.platform)
         for name in image.names or ("",):
             tag = name.rpartition(":")[2]
             annotations = {CONTAINERD_NAME: name, REF_NAME: tag} if name else None
@@ -303,8 +308,6 @@ def _index(selected: Sequence[Image]) -> Index:
 
 
 def _docker_image(image: Image) -> _DockerImage:
-    from onggi.image.reference import Reference  # noqa: PLC0415
-
     tags = tuple(Reference.parse(name).familiar() for name in image.names)
     return _DockerImage(
         config=_blob_name(image.id),

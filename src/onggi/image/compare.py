@@ -8,7 +8,7 @@ Source: image-spec layer.md#representing-changes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from onggi.errors import InvalidArgument, from_os_error
 from onggi.image.apply import OPAQUE_NAME, WHITEOUT_PREFIX, is_whiteout
@@ -28,13 +28,11 @@ def write_layer(directory_fd: int, write: Write) -> None:
         Conflict: a file changed.
         SyscallError: something cannot be read.
     """
-    write_tree(walk(directory_fd), lambda _: directory_fd, write, whiteouts=True)
+    write_tree(((node, directory_fd) for node in walk(directory_fd)), write, whiteouts=True)
 
 
-def write_tree(
-    nodes: Iterable[Node], root_of: Callable[[Node], int], write: Write, *, whiteouts: bool
-) -> None:
-    """Write nodes as a tar; `root_of` answers the tree (a descriptor) that a node's data is in.
+def write_tree(nodes: Iterable[tuple[Node, int]], write: Write, *, whiteouts: bool) -> None:
+    """Write nodes as a tar; each comes with the root (a descriptor) that its data is below.
 
     `whiteouts`: write overlayfs's marks as a layer's; else the nodes are a plain filesystem.
 
@@ -43,8 +41,8 @@ def write_tree(
     writer = TarWriter(write)
     links: dict[tuple[int, int], bytes] = {}
     try:
-        for node in nodes:
-            _write_node(writer, node, root_of(node), links, whiteouts)
+        for node, root in nodes:
+            _write_node(writer, node, root, links, whiteouts)
     except OSError as error:
         raise from_os_error(error, "archiving a directory") from error
     writer.finish()
@@ -99,7 +97,7 @@ def _write_inode(writer: TarWriter, entry: Entry, node: Node, root: int, whiteou
 
 def _write_file(writer: TarWriter, entry: Entry, root: int, path: bytes) -> None:
     with open_regular(root, os.fsdecode(path), os.O_RDONLY | os.O_NOFOLLOW) as fd:
-        writer.add_file(entry, fd)
+        writer.add_stream(entry, lambda size: os.read(fd, size))
 
 
 def _mark(name: bytes) -> Entry:

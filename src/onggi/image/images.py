@@ -59,7 +59,7 @@ class Image(Struct, frozen=True):
     """
 
     id: str
-    manifest_digest: str
+    manifest: Descriptor
     target: Descriptor
     names: tuple[str, ...]
     config: ImageConfig
@@ -68,6 +68,10 @@ class Image(Struct, frozen=True):
     size_bytes: int
     created: str | None
     platform: Platform
+
+    @property
+    def manifest_digest(self) -> str:
+        return self.manifest.digest
 
     @property
     def short_name(self) -> str:
@@ -207,7 +211,7 @@ class ImageStore:
             )
         return Image(
             id=manifest.config.digest,
-            manifest_digest=descriptor.digest,
+            manifest=structs.replace(descriptor, annotations=None),
             target=structs.replace(target, annotations=None),
             names=names,
             config=config,
@@ -421,7 +425,9 @@ def _named(target: Descriptor, name: str) -> Descriptor:
     return structs.replace(target, annotations={REF_NAME: tag, CONTAINERD_NAME: name})
 
 
-def _keep_nameless(before: Sequence[Descriptor], after: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+def _keep_nameless(
+    before: Sequence[Descriptor], after: Sequence[Descriptor]
+) -> tuple[Descriptor, ...]:
     """`after`, with a nameless entry for every image that lost its last name."""
     there = {entry.digest for entry in after}
     lost = {e.digest: e for e in before if e.digest not in there}

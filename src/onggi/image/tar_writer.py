@@ -72,16 +72,16 @@ class TarWriter:
             self._write(data)
             self._write(bytes(-len(data) % BLOCK))
 
-    def add_file(self, entry: Entry, fd: int) -> None:
-        """Write a regular file's member, its data from `fd` (borrowed).
+    def add_stream(self, entry: Entry, read: Callable[[int], bytes]) -> None:
+        """Write a regular file's member, its data from `read(size)`.
 
         Raises:
-            Conflict: the file became shorter meanwhile.
+            Conflict: there is less than `entry.size_bytes` by now.
         """
         self._write(encode_header(entry))
         left = entry.size_bytes
         while left:
-            data = os.read(fd, min(left, _COPY_BYTES))
+            data = read(min(left, _COPY_BYTES))
             if not data:
                 raise Conflict(f"file {entry.shown} became shorter while it was being archived")
             self._write(data)
