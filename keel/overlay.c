@@ -1,10 +1,10 @@
 /* MOUNT_OVERLAY: a stack of trees that are in slots, mounted by init with its own credentials.
  *
- * overlayfs takes only layers whose mount namespace belongs to the caller (seen on
- * 6.18: EPERM for a detached tree of the host's), so the trees are attached first, one over the
- * other where the root will be, out of everybody's sight. Since 6.13 the layers are given as
- * descriptors, before that by name below /proc/self/fd. Source:
- * Documentation/filesystems/overlayfs.rst. */
+ * overlayfs takes only layers whose mount namespace belongs to the caller (seen on 6.18: EPERM for
+ * a detached tree of the host's), so the trees are attached first, one over the other where the
+ * root will be, out of everybody's sight. Since 6.13 the layers are given as descriptors, before
+ * that by name below /proc/self/fd.
+ * Source: Documentation/filesystems/overlayfs.rst. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -65,6 +65,9 @@ static int attach_layers(struct walk *walk, const struct step *step) {
 static int name_lowers(struct walk *walk, int context, const struct stack *stack) {
     char text[256];
     size_t used = 0;
+    /* names are looked up when they are given or, before Linux 6.5, at the end */
+    if (chdir("/proc/self/fd") < 0)
+        return fail(walk->failure, "chdir", "/proc/self/fd");
     for (uint32_t i = 0; i < stack->lowers->count && used < sizeof text; i++)
         used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", i ? ":" : "",
                                  walk->slot[stack->lowers->items[i]]);
@@ -116,11 +119,8 @@ static int mount_stack(struct walk *walk, const struct stack *stack) {
     for (uint32_t i = 0; i < stack->options->count; i++)
         if (context_option(walk->failure, context, stack->options->items[i]) < 0)
             return -1;
-    if (by_name && chdir("/proc/self/fd") < 0)
-        return fail(walk->failure, "chdir", "/proc/self/fd");
-    int tree =
-        context_mount(walk->failure, context, stack->writable ? 0 : MOUNT_ATTR_RDONLY, "overlay");
-    return by_name && chdir("/") < 0 ? fail(walk->failure, "chdir", "/") : tree;
+    return context_mount(walk->failure, context, stack->writable ? 0 : MOUNT_ATTR_RDONLY,
+                         "overlay");
 }
 
 /* overlayfs wants two lower layers where there is no upper one; a single layer needs no overlay. */
@@ -149,6 +149,8 @@ int step_mount_overlay(struct walk *walk, const struct step *step) {
     }
     int tree =
         single ? show_single(walk, walk->slot[stack.lowers->items[0]]) : mount_stack(walk, &stack);
+    if (chdir("/") < 0)
+        return fail(walk->failure, "chdir", "/");
     if (tree < 0)
         return -1;
     slot_fill(walk, (unsigned)number_of(step, 0), tree);

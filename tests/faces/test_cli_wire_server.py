@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -250,9 +251,13 @@ def test_resize_and_signal_reach_the_session(running: Rig) -> None:
 
 
 def test_a_second_message_of_another_call_ends_the_connection(running: Rig) -> None:
+    before = open_descriptors()
     with raw(running) as sock:
         sock.sendall(wire.pack(b'{"call":"events"}') + wire.pack(b'{"signal":9}'))
-        assert running.engine.ended.wait(5) or not running.engine.began.is_set()
+        with contextlib.suppress(ConnectionError):
+            while sock.recv(65536):
+                pass
+    settle(before)
     assert client(running).call("engine.status", {})["version"] == "1"
 
 

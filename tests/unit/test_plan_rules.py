@@ -108,9 +108,9 @@ def test_what_must_come_before_what() -> None:
         s.WriteSysctl,
         s.SetPathReadonly,
         s.MaskPath,
-        s.SetRlimit,
         s.ChangeDirectory,
         s.SetRootReadonly,
+        s.SetRlimit,
         s.SetUmask,
         s.LoadSeccomp,
         s.BecomeUser,
@@ -529,13 +529,13 @@ def test_sysctls_of_the_containers_own_namespaces() -> None:
         },
         Namespaces(frozenset({"network", "ipc", "uts"}), ()),
     )
+    assert made[-1] == s.SetDomainname(name="d")
     assert [step.key for step in made if isinstance(step, s.WriteSysctl)] == [
         "net.ipv4.ip_forward",
         "net/ipv4/conf/eth0.1/forwarding",
         "net/ipv4/conf/eth0.1/forwarding",
         "kernel.shmmax",
         "fs.mqueue.msg_max",
-        "kernel.domainname",
     ]
 
 

@@ -45,7 +45,6 @@ from onggi.specs.image import (
     encode_document,
     parse_image_config,
     parse_index,
-    parse_manifest,
 )
 
 MAX_MEMBERS = 100_000
@@ -290,7 +289,7 @@ def save(
 
 
 def _needed(store: ContentStore, selected: Sequence[Image]) -> list[str]:
-    digests = set()
+    digests: set[str] = set()
     for image in selected:
         digests.update((image.manifest_digest, image.id, *(layer.digest for layer in image.layers)))
     return sorted(digests)

@@ -256,7 +256,7 @@ class OverlaySnapshotter:
         return Rootfs(lowers, upper)
 
     def rootfs(self, key: str, chain_ids: Sequence[str]) -> Rootfs:
-        """What `prepare` made, or would make, for this key. Raises: NotFound: a layer is missing."""
+        """What `prepare` made, or would make, for a key. Raises: NotFound: a layer is missing."""
         return Rootfs(self.lowers(chain_ids), self._upper(key))
 
     def remove(self, key: str) -> Callable[[], None]:

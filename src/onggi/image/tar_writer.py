@@ -67,10 +67,19 @@ class TarWriter:
 
     def add(self, entry: Entry, data: bytes = b"") -> None:
         """Write a member whose data is at hand; `entry.size_bytes` is its length."""
-        self._write(encode_header(entry))
+        self.begin(entry)
         if data:
             self._write(data)
-            self._write(bytes(-len(data) % BLOCK))
+            self.end(entry)
+
+    def begin(self, entry: Entry) -> None:
+        """Write a member's header; exactly `entry.size_bytes` of data and `end` must follow."""
+        self._write(encode_header(entry))
+
+    def end(self, entry: Entry) -> None:
+        """Fill up the last block of a member's data."""
+        if entry.size_bytes % BLOCK:
+            self._write(bytes(-entry.size_bytes % BLOCK))
 
     def add_stream(self, entry: Entry, read: Callable[[int], bytes]) -> None:
         """Write a regular file's member, its data from `read(size)`.
@@ -78,7 +87,7 @@ class TarWriter:
         Raises:
             Conflict: there is less than `entry.size_bytes` by now.
         """
-        self._write(encode_header(entry))
+        self.begin(entry)
         left = entry.size_bytes
         while left:
             data = read(min(left, _COPY_BYTES))
@@ -86,8 +95,7 @@ class TarWriter:
                 raise Conflict(f"file {entry.shown} became shorter while it was being archived")
             self._write(data)
             left -= len(data)
-        if entry.size_bytes % BLOCK:
-            self._write(bytes(-entry.size_bytes % BLOCK))
+        self.end(entry)
 
     def finish(self) -> None:
         """Write the end mark."""

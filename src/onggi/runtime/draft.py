@@ -48,11 +48,18 @@ class Draft:
         return self._next_slot - 1
 
     def open_tree(
-        self, source: str, path: str, *, recursive: bool = False, idmap: Idmap = "none"
+        self,
+        source: str,
+        path: str,
+        *,
+        recursive: bool = False,
+        idmap: Idmap = "none",
+        optional: bool = False,
     ) -> int:
         """Have the monitor take the host's mount at `source` into a slot, which is returned."""
         slot = self.slot(path)
-        self.trees.append(OpenTree(slot=slot, path=source, recursive=int(recursive)))
+        tree = OpenTree(slot=slot, path=source, recursive=int(recursive), optional=optional)
+        self.trees.append(tree)
         if idmap != "none":
             step = IdmapTree(slot=slot, recursive=int(recursive), optional=idmap == "wanted")
             self.idmaps.append(step)

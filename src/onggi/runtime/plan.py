@@ -114,8 +114,8 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
     if process.terminal:
         rows, columns = _terminal_size(request.supervision, process)
         steps.append(OpenTerminal(rows=rows, columns=columns, bind_console=0, existing=1))
-    steps += rlimit_steps(draft)
     steps.append(ChangeDirectory(path=process.cwd))
+    steps += rlimit_steps(draft)
     steps += credential_steps(draft)
     steps.append(execute(process, reap=False))
     return Plan(tuple(steps), tuple(draft.warnings))
@@ -204,14 +204,13 @@ def _warn_of_joined_tree(draft: Draft) -> None:
 def _last_steps(draft: Draft, process: ProcessDraft) -> list[Step]:
     """Limits and credentials of the application, once everything is set up.
 
-    Limits come this late because low ones (open files, file size) would fail the steps before.
-    The working directory is made before the root becomes read-only.
+    The working directory is made before the root becomes read-only. Limits come after both: low
+    ones (open files, file size) would fail the steps before.
     """
-    steps = rlimit_steps(process)
-    steps.append(ChangeDirectory(path=process.process.cwd, create=1))
+    steps: list[Step] = [ChangeDirectory(path=process.process.cwd, create=1)]
     if draft.config.root and draft.config.root.readonly and "mount" in draft.namespaces.new:
         steps.append(SetRootReadonly())
-    return steps + credential_steps(process)
+    return [*steps, *rlimit_steps(process), *credential_steps(process)]
 
 
 def _terminal_size(supervision: Supervision, process: Process) -> tuple[int, int]:

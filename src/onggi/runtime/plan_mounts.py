@@ -225,13 +225,15 @@ def _bind_hosts(draft: Draft, fstype: str, options: MountOptions, target: str, p
         attributes |= MOUNT_ATTR_RDONLY
     if attributes & MOUNT_ATTR_RDONLY and not options.attributes_set & MOUNT_ATTR_RDONLY:
         draft.warn(path, f"sysfs is read-only: the {kind} namespace is not the container's own")
+    missing = fstype == "mqueue"  # a host need not have mounted it, as it must /proc and /sys
     draft.inside.append(
         BindTree(
-            slot=draft.open_tree(source, path, recursive=True),
+            slot=draft.open_tree(source, path, recursive=True, optional=missing),
             target=target,
             attributes_set=attributes,
             recursive=1,
             propagation=_PRIVATE,
+            optional=missing,
         )
     )
 

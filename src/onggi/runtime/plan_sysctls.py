@@ -9,7 +9,7 @@ import re
 
 from onggi.errors import SpecError
 from onggi.runtime.namespaces import Namespaces
-from onggi.runtime.steps import Step, WriteSysctl
+from onggi.runtime.steps import SetDomainname, Step, WriteSysctl
 
 _IPC = frozenset(
     {
@@ -25,6 +25,7 @@ _IPC = frozenset(
         "kernel.shm_rmid_forced",
     }
 )
+_DOMAINNAME = "kernel.domainname"
 _SECTION = "config-linux.md#sysctl"
 
 
@@ -43,9 +44,15 @@ def plan_sysctls(sysctls: dict[str, str], namespaces: Namespaces) -> list[Step]:
             raise SpecError(
                 path, f"would change the host: it needs a {kind} namespace", section=_SECTION
             )
-        # keel takes a name with slashes as a path: only there a part can hold a dot.
-        steps.append(WriteSysctl(key=_swapped(name) if "/" in name else name, value=value))
+        steps.append(_step(name, value))
     return steps
+
+
+def _step(name: str, value: str) -> Step:
+    if name == _DOMAINNAME:  # its file is the host root's even inside, the call is not
+        return SetDomainname(name=value)
+    # keel takes a name with slashes as a path: only there a part can hold a dot.
+    return WriteSysctl(key=_swapped(name) if "/" in name else name, value=value)
 
 
 def dotted(key: str) -> str:
@@ -65,7 +72,7 @@ def _namespace_of(name: str, path: str) -> str:
         return "ipc"
     if name.startswith("net."):
         return "network"
-    if name == "kernel.domainname":
+    if name == _DOMAINNAME:
         return "uts"
     if name == "kernel.hostname":
         raise SpecError(path, "is set by $.hostname", section=_SECTION)

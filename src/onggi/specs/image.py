@@ -168,15 +168,23 @@ class ImageConfig(Struct, frozen=True, omit_defaults=True):
         return Platform(self.architecture, self.os, self.variant, self.os_version)
 
 
+_ABSENT = msgspec.Raw(b"null")
+
+
+def _is_there(value: msgspec.Raw) -> bool:
+    """Whether a field is in the document with another value than null."""
+    return bytes(value) != b"null"
+
+
 class _Kind(_Document, frozen=True):
     """What tells a manifest from an index before either is believed."""
 
     schema_version: int | None = None
     media_type: str | None = None
-    manifests: msgspec.Raw | None = None
-    layers: msgspec.Raw | None = None
-    config: msgspec.Raw | None = None
-    fs_layers: msgspec.Raw | None = None
+    manifests: msgspec.Raw = _ABSENT
+    layers: msgspec.Raw = _ABSENT
+    config: msgspec.Raw = _ABSENT
+    fs_layers: msgspec.Raw = _ABSENT
 
 
 _T = TypeVar("_T")
@@ -214,12 +222,12 @@ def parse_manifest(data: bytes, media_type: str | None = None) -> Manifest | Ind
     Source: image-spec manifest.md, image-index.md.
     """
     kind = _decode(_KIND, data, MAX_MANIFEST_BYTES, "manifest.md")
-    if kind.schema_version == 1 or kind.fs_layers is not None:
+    if kind.schema_version == 1 or _is_there(kind.fs_layers):
         raise SpecError("$.schemaVersion", "Docker schema 1 images are not supported")
     if kind.schema_version != 2:
         raise SpecError("$.schemaVersion", "must be 2", section="manifest.md")
-    is_index = kind.manifests is not None
-    if is_index and (kind.layers is not None or kind.config is not None):
+    is_index = _is_there(kind.manifests)
+    if is_index and (_is_there(kind.layers) or _is_there(kind.config)):
         raise SpecError("$", "both an index and a manifest", section="image-index.md")
     _check_media_type(kind.media_type, media_type, is_index)
     if is_index:

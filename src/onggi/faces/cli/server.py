@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -38,6 +38,8 @@ _ACCEPT_PAUSE_S = 0.1
 _CLOSE_TIMEOUT_S = 3.0
 _MAX_SESSION_MESSAGES = 256
 _SO_PEERGROUPS = 59
+#: The most that socket.getsockopt takes: 256 groups.
+_GROUPS_BYTES = 1024
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,7 +148,10 @@ class Server:
         _, uid, gid = struct.unpack("iII", raw)
         if uid in (0, self._own_uid):
             return True
-        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 65536 * 4)
+        try:
+            groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+        except OSError:
+            groups = b""  # ERANGE: more groups than Python can be told of; the first one counts
         members = {gid, *struct.unpack(f"{len(groups) // 4}I", groups)}
         return peer_allowed(uid, members, self._own_uid, self._gid)
 
@@ -259,10 +264,14 @@ class _Connection:
         if handler is None:
             self._refuse(errors.Unsupported(f"this engine has no {self._name}"))
             return
-        self._task = self._loop.create_task(self._run(handler, request))
+        self._perform(self._run(handler, request))
 
     def _refuse(self, error: errors.EngineError) -> None:
-        self._task = self._loop.create_task(self._say_error(error))
+        self._perform(self._say_error(error))
+
+    def _perform(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = self._loop.create_task(work)
+        # Not a `finally` in the work: cancelled before its first step it would never run.
         self._task.add_done_callback(lambda _: self._close())
 
     # -- the call
@@ -282,8 +291,6 @@ class _Connection:
         except Exception as error:  # noqa: BLE001 - the client is told, whatever it is
             if not self._gone:
                 await self._say_error(error)
-        finally:
-            self._close()
 
     async def _stream(self, items: AsyncIterator[Any]) -> None:
         several = len(CALLS[self._name][2]) > 1

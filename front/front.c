@@ -1,0 +1,151 @@
+/* onggi: hands a command to the warm process of its root, or runs the plain command line.
+ *
+ * A command that a child of the warm process carries out looks like one of this process: signals
+ * go on to it, it ends as it ends, and it ends when this process does. No verb is known here.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "place.h"
+#include "warm.h"
+
+enum { EXIT_ENGINE = 125 };
+
+static const char PLAIN[] = "onggi-python";
+static const int FORWARDED[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGUSR1,  SIGUSR2, SIGALRM,
+                                SIGTERM, SIGCONT, SIGTSTP, SIGWINCH, SIGIO,   SIGPWR};
+
+/* Set before the handlers are. */
+static int child_pidfd = -1;
+
+static int signal_child(int number) {
+    return (int)syscall(SYS_pidfd_send_signal, child_pidfd, number, NULL, 0);
+}
+
+static void forward(int number) {
+    int saved = errno;
+    signal_child(number); /* a child that has ended needs none */
+    errno = saved;
+}
+
+static void forward_signals(void) {
+    struct sigaction action = {.sa_handler = forward, .sa_flags = SA_RESTART};
+    for (size_t i = 0; i < sizeof FORWARDED / sizeof *FORWARDED; i++)
+        sigaction(FORWARDED[i], &action, NULL);
+}
+
+/* Nothing that is opened later may be taken for a standard stream: a closed one becomes a
+ * descriptor that answers EBADF to its use. */
+static int keep_standard_streams(void) {
+    for (int fd = 0; fd <= 2; fd++) {
+        if (fcntl(fd, F_GETFD) >= 0)
+            continue;
+        int made = open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
+        if (made < 0)
+            return -1;
+        if (made != fd) {
+            if (dup2(made, fd) < 0)
+                return -1;
+            close(made);
+        }
+    }
+    return 0;
+}
+
+/* Another process cannot be stopped for touching our terminal from the background (it is not its
+ * own): such a command runs here, where the kernel sees to it. */
+static int in_background(void) {
+    pid_t foreground = tcgetpgrp(STDIN_FILENO);
+    return foreground > 0 && foreground != getpgrp();
+}
+
+static int wants_plain(void) {
+    const char *asked = getenv("ONGGI_NO_WARM");
+    if (asked && *asked)
+        return 1;
+    return geteuid() != getuid() || getegid() != getgid() || in_background();
+}
+
+/* Run the plain command line from the directory that this program is in. Returns on failure. */
+static void run_plain(char **argv) {
+    char path[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof PLAIN);
+    char *slash = length > 0 ? memrchr(path, '/', (size_t)length) : NULL;
+    if (slash) {
+        strcpy(slash + 1, PLAIN);
+        execv(path, argv);
+    } else {
+        strcpy(path, PLAIN);
+        execvp(PLAIN, argv);
+    }
+    fprintf(stderr, "onggi: cannot run %s: %s — install onggi again\n", path, strerror(errno));
+}
+
+/* End as the child did. */
+static int die_by(int number) {
+    struct rlimit no_core = {0, 0};
+    struct sigaction fatal = {.sa_handler = SIG_DFL};
+    sigset_t only;
+    setrlimit(RLIMIT_CORE, &no_core); /* the child's is the one worth having */
+    sigaction(number, &fatal, NULL);
+    sigemptyset(&only);
+    sigaddset(&only, number);
+    sigprocmask(SIG_UNBLOCK, &only, NULL);
+    raise(number);
+    return 128 + number;
+}
+
+/* Stop as the child did; when somebody wakes us, it goes on too. */
+static void stop_by(int number) {
+    struct sigaction stop = {.sa_handler = SIG_DFL};
+    struct sigaction before;
+    int replaced = number != SIGSTOP && sigaction(number, &stop, &before) == 0;
+    raise(number); /* does nothing in an orphaned process group, as for any program */
+    if (replaced)
+        sigaction(number, &before, NULL);
+    signal_child(SIGCONT);
+}
+
+static int watch(int connection) {
+    struct answer answer;
+    while (next_answer(connection, &answer) == 0) {
+        if (answer.kind == ANSWER_EXITED)
+            return answer.value;
+        if (answer.kind == ANSWER_KILLED)
+            return die_by(answer.value);
+        if (answer.kind == ANSWER_STOPPED)
+            stop_by(answer.value);
+    }
+    fputs("onggi: the process that ran this command is gone, and how it ended is not known — "
+          "look at the result; ONGGI_NO_WARM=1 runs commands without it\n",
+          stderr);
+    return EXIT_ENGINE;
+}
+
+int main(int argc, char **argv, char **environment) {
+    char directory[PATH_MAX];
+    char **arguments = argc > 0 ? argv + 1 : argv;
+    if (keep_standard_streams() < 0)
+        return EXIT_ENGINE;
+    int connection = -1;
+    if (!wants_plain() && run_directory(directory, sizeof directory, arguments, geteuid()) == 0)
+        connection = dial_warm(directory);
+    if (connection >= 0) {
+        child_pidfd = hand_over(connection, arguments, environment);
+        if (child_pidfd >= 0 && signal_child(0) == 0) {
+            forward_signals();
+            if (begin(connection) == 0)
+                return watch(connection);
+        }
+    }
+    run_plain(argv);
+    return EXIT_ENGINE;
+}
