@@ -43,6 +43,7 @@ class FakeEngine:
         self.stopping = asyncio.Event()
         self.told: asyncio.Queue[Any] = asyncio.Queue()
         self.gate = asyncio.Event()
+        self.kept: list[socket.socket] = []
         self.began = threading.Event()
         self.ended = threading.Event()
 
@@ -177,7 +178,10 @@ class FakeEngine:
             ours.close()
             yield status
         finally:
-            ours.close()
+            if kind == "outlives":
+                self.kept.append(ours)
+            else:
+                ours.close()
             self.closed_streams += 1
             self.ended.set()
 
@@ -198,6 +202,8 @@ class FakeEngine:
             while data := await loop.sock_recv(sock, 4096):
                 await loop.sock_sendall(sock, frame(1, data))
             return ExitStatus(code=0)
+        if kind == "outlives":
+            await loop.sock_sendall(sock, frame(1, b"ready\n"))
         if kind == "signalled":
             await loop.sock_sendall(sock, frame(1, b"ready\n"))
             while not hasattr(request := await self.told.get(), "signal"):
@@ -226,7 +232,7 @@ class Rig:
     def __init__(self, root: str) -> None:
         self.root = root
         self.path = f"{root}/run/onggi.sock"
-        os.makedirs(f"{root}/run", mode=0o711)
+        os.makedirs(f"{root}/run", mode=0o711, exist_ok=True)
         self.engine: FakeEngine
         self.loop: asyncio.AbstractEventLoop
         self._ready = threading.Event()

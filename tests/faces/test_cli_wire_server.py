@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from faces.cli_rig import IDENTITY, Rig, rig
 
+from faces.cli_rig import IDENTITY, Rig, rig
 from onggi import errors
 from onggi.faces.cli import wire
 from onggi.faces.cli.client import Client
@@ -107,9 +107,7 @@ def test_a_defect_is_internal_and_its_traceback_is_logged(
         ("containers.wait", {}, "target"),
     ],
 )
-def test_bad_arguments_name_the_json_path(
-    running: Rig, name: str, args: object, path: str
-) -> None:
+def test_bad_arguments_name_the_json_path(running: Rig, name: str, args: object, path: str) -> None:
     with pytest.raises(errors.InvalidArgument) as found:
         client(running).call(name, args)
     assert path in found.value.message
@@ -243,8 +241,8 @@ def test_resize_and_signal_reach_the_session(running: Rig) -> None:
         call.tell({"resize": [1, 2]})
         item = next(call.items())
         call.tell({"signal": 15})
-        socket.socket(fileno=item.fd).close()
-        assert [i.value["signal"] for i in call.items()] == [15]
+        with socket.socket(fileno=item.fd):
+            assert [i.value["signal"] for i in call.items()] == [15]
     told = [value for kind, value in running.engine.asked if kind == "tell"]
     assert (told[0].session, told[0].rows, told[0].columns) == ("s-signalled", 1, 2)
     assert (told[1].session, told[1].signal) == ("s-signalled", 15)

@@ -1,0 +1,32 @@
+"""The real resident with the fake engine in place of the real one: `python cli_fake_resident.py`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from faces.cli_rig import FakeEngine
+from onggi.errors import FailedPrecondition
+from onggi.faces import resident
+
+
+class Engine(FakeEngine):
+    @classmethod
+    async def open(cls, layout: Any) -> Engine:
+        with open(f"{layout.data}/starts", "a") as file:
+            file.write(f"{os.getpid()}\n")
+        if os.path.exists(f"{layout.data}/broken"):
+            raise FailedPrecondition("the records are broken", hint="mend them")
+        return cls()
+
+
+module: Any = types.ModuleType("onggi.engine.engine")
+module.Engine = Engine
+sys.modules["onggi.engine.engine"] = module
+
+if __name__ == "__main__":
+    sys.exit(resident.main())
