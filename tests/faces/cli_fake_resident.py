@@ -1,4 +1,4 @@
-"""The real resident with the fake engine in place of the real one: `python cli_fake_resident.py`."""
+"""The real resident process with the fake engine in place of the real one."""
 
 from __future__ import annotations
 

@@ -254,7 +254,8 @@ def test_bash_completion_completes(running: Rig, tmp_path: Path, capfd: Capture)
 
     def complete(*words: str) -> list[str]:
         text = (
-            f'source {script}; onggi() {{ {sys.executable} -m onggi --root {running.root} "$@"; }}; '
+            f"source {script}; "
+            f'onggi() {{ {sys.executable} -m onggi --root {running.root} "$@"; }}; '
             f"COMP_WORDS=({' '.join(map(repr, words))}); COMP_CWORD={len(words) - 1}; _onggi; "
             'printf "%s\\n" "${COMPREPLY[@]}"'
         )

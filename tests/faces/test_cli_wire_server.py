@@ -260,12 +260,12 @@ def test_a_second_message_of_another_call_ends_the_connection(running: Rig) -> N
 
 
 def test_stopping_tells_those_who_wait(tmp_path: Path) -> None:
-    with rig(tmp_path / "r") as found:
-        with client(found).open("containers.wait", {"target": "never"}) as call:
-            assert found.engine.began.wait(5)
-            found.stop()
-            with pytest.raises(errors.Unavailable, match="stopping"):
-                call.reply()
+    never = {"target": "never"}
+    with rig(tmp_path / "r") as found, client(found).open("containers.wait", never) as call:
+        assert found.engine.began.wait(5)
+        found.stop()
+        with pytest.raises(errors.Unavailable, match="stopping"):
+            call.reply()
 
 
 def test_nobody_listens(tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def test_mount() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "type=nfs,target=/x", "type=bind,target=/x", "type=tmpfs,source=/a,target=/x",
-     "type=bind,source=/a", "target=/x,target=/y", "target=/x,tmpfs-size=1m", "target=/x,colour=red",
-     '"target=/x', "target=x", "target=/x,readonly=maybe"],
+     "type=bind,source=/a", "target=/x,target=/y", "target=/x,tmpfs-size=1m",
+     "target=/x,colour=red", '"target=/x', "target=x", "target=/x,readonly=maybe"],
 )  # fmt: skip
 def test_bad_mount(text: str) -> None:
     with pytest.raises(BadValueError):

@@ -30,10 +30,11 @@ from onggi.engine.core import Core
 from onggi.engine.filters import Filters
 from onggi.engine.prepare import layers_of
 from onggi.errors import Conflict, InvalidArgument
-from onggi.image import archive, bootstrap
+from onggi.image import archive
+from onggi.image.bootstrap import bootstrap_busybox, bootstrap_debian
 from onggi.image.changes import apply_changes
 from onggi.image.durable import write_all
-from onggi.image.images import Image
+from onggi.image.images import Image, ImageStore
 from onggi.image.reference import Reference
 from onggi.specs.image import ContainerConfig
 
@@ -160,16 +161,7 @@ class ImageCalls:
         made: list[Image] = []
 
         def work(report: Report) -> None:
-            made.append(
-                bootstrap.bootstrap(
-                    self._core.images,
-                    request.base,
-                    request.include,
-                    request.reference,
-                    request.variant,
-                    report,
-                )
-            )
+            made.append(_bootstrap(self._core.images, request, report))
 
         async for progress in _watch(work):
             yield progress
@@ -183,6 +175,28 @@ class ImageCalls:
         layers = layers_of(self._core, record)
         await asyncio.to_thread(archive.export, layers, lambda data: write_all(sink, data))
         return Nothing()
+
+
+def _bootstrap(images: ImageStore, request: BootstrapRequest, report: Report) -> Image:
+    """Make the base image that is asked for. Without a suite it is `latest` as well."""
+    base, _, suite = request.base.partition(":")
+    if base == "busybox" and not suite:
+        return bootstrap_busybox(images, request.reference or "busybox:latest", progress=report)
+    if base != "debian":
+        raise InvalidArgument(
+            f"no base image {request.base!r} can be made",
+            hint="use debian, debian:SUITE or busybox",
+        )
+    image = bootstrap_debian(
+        images,
+        suite or None,
+        request.reference or None,
+        include=request.include,
+        variant=request.variant,
+        progress=report,
+    )
+    named = bool(request.reference or suite)
+    return image if named else images.tag(image.id, "debian:latest")
 
 
 async def _watch(

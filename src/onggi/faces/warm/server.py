@@ -1,0 +1,199 @@
+"""The warm process itself: keeps one child ready, and stands by the children that run commands.
+
+It never reads what a client sends: a child does, and garbage harms only that child. It tells a
+front how its child ended, and a child that its front is gone. When the engine ends it takes no
+more commands, and ends after the last that had begun.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # `signal` costs 3 ms for enums
+import os
+import select
+import sys
+import time
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
+
+from onggi.faces.cli import wire
+from onggi.faces.warm.child import EXITED, KILLED, STOPPED, TAKEN, answer, serve_one
+from onggi.faces.warm.request import directory_identity
+from onggi.faces.warm.world import FRONT_LOST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from onggi.faces.warm.child import Command
+
+#: From asking a child to end to killing it.
+_GRACE_S = 2.0
+#: From a spare's unexpected end to the next spare.
+_PAUSE_S = 0.1
+_FRONT_GONE = select.POLLHUP | select.POLLRDHUP | select.POLLERR
+
+
+class _Spare:
+    __slots__ = ("channel", "pid")
+
+    def __init__(self, pid: int, channel: socket) -> None:
+        self.pid = pid
+        self.channel = channel
+
+
+class _Running:
+    """A child with a command. `kill_at` is monotonic; 0.0 as long as its front lives."""
+
+    __slots__ = ("connection", "kill_at")
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+        self.kill_at = 0.0
+
+
+class Server:
+    """Serves `listener` (non-blocking, listening) until the end of `lifeline`. Owns both."""
+
+    def __init__(self, listener: socket, lifeline: int, command: Command) -> None:
+        self._listener = listener
+        self._lifeline = lifeline
+        self._command = command
+        self._root = _own_root()
+        self._spare: _Spare | None = None
+        self._spare_at = 0.0
+        self._running: dict[int, _Running] = {}
+        self._serving = True
+        self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def run(self) -> None:
+        """Serve until the engine has ended, and every command that had begun."""
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        while self._serving or self._running:
+            if self._serving and self._spare is None and time.monotonic() >= self._spare_at:
+                self._fork_spare()
+            ready = self._wait()
+            # A command is entered before its child can be found dead.
+            self._take()
+            if self._wake in ready:
+                os.read(self._wake, 4096)
+            self._reap()
+            for pid, running in self._running.items():
+                if ready.get(running.connection, 0) & _FRONT_GONE and not running.kill_at:
+                    self._end(pid, running)
+            self._kill_late()
+            if self._serving and self._lifeline in ready:
+                self._stop_serving()
+
+    def _wait(self) -> dict[int, int]:
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        due = []
+        if self._serving:
+            poll.register(self._lifeline, select.POLLIN)
+            if self._spare is None:
+                due.append(self._spare_at)
+        if self._spare is not None:
+            poll.register(self._spare.channel.fileno(), select.POLLIN)
+        for running in self._running.values():
+            if running.kill_at:
+                due.append(running.kill_at)
+            else:
+                poll.register(running.connection, select.POLLRDHUP)
+        if not due:
+            return dict(poll.poll())
+        return dict(poll.poll(max(0, min(due) - time.monotonic()) * 1000 + 1))
+
+    def _fork_spare(self) -> None:
+        mine, its = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        mine.setblocking(False)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            print(f"onggi: no more warm commands: {error}", file=sys.stderr, flush=True)
+            self._stop_serving()
+            return
+        if pid == 0:
+            self._close_inherited(mine)
+            serve_one(self._listener, its, self._root, self._command)
+        its.close()
+        self._spare = _Spare(pid, mine)
+
+    def _close_inherited(self, channel: socket) -> None:
+        """In the child: what is its parent's. Theirs stay theirs: a front must see its child end."""
+        channel.close()
+        for fd in (self._lifeline, self._wake, self._woken):
+            os.close(fd)
+        for running in self._running.values():
+            os.close(running.connection)
+        self._running.clear()
+
+    def _take(self) -> None:
+        """Enter the command that the spare has taken, if it has."""
+        spare = self._spare
+        if spare is None:
+            return
+        try:
+            data, fds = wire.receive(spare.channel, len(TAKEN))
+        except BlockingIOError:
+            return
+        spare.channel.close()
+        self._spare = None
+        if data == TAKEN and fds:
+            self._running[spare.pid] = _Running(fds[0])
+        else:
+            self._spare_at = time.monotonic() + _PAUSE_S
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            running = self._running.get(pid)
+            if running is None:
+                continue
+            if os.WIFSTOPPED(status):
+                _tell(running.connection, answer(STOPPED, os.WSTOPSIG(status)))
+                continue
+            if os.WIFSIGNALED(status):
+                _tell(running.connection, answer(KILLED, os.WTERMSIG(status)))
+            else:
+                _tell(running.connection, answer(EXITED, os.WEXITSTATUS(status)))
+            os.close(running.connection)
+            del self._running[pid]
+
+    def _end(self, pid: int, running: _Running) -> None:
+        """The front is gone: so must its command be. `pid` is ours, and has not been reaped."""
+        os.kill(pid, FRONT_LOST)
+        os.kill(pid, _signal.SIGCONT)
+        running.kill_at = time.monotonic() + _GRACE_S
+
+    def _kill_late(self) -> None:
+        now = time.monotonic()
+        for pid, running in self._running.items():
+            if 0 < running.kill_at <= now:
+                os.kill(pid, _signal.SIGKILL)
+                running.kill_at = now + _GRACE_S
+
+    def _stop_serving(self) -> None:
+        """No more commands. A spare that has not taken one sees its channel end."""
+        self._serving = False
+        self._listener.close()
+        os.close(self._lifeline)
+        if self._spare is not None:
+            self._spare.channel.setblocking(True)
+
+
+def _own_root() -> tuple[int, int, bytes]:
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return directory_identity(fd)
+    finally:
+        os.close(fd)
+
+
+def _tell(connection: int, message: bytes) -> None:
+    try:
+        os.write(connection, message)
+    except (BrokenPipeError, BlockingIOError):
+        return  # the front has its answer, or is gone
