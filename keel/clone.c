@@ -212,5 +212,6 @@ int clone_init(struct walk *walk, const struct step *step) {
     for (int i = 0; i < count; i++)
         if (joins[i].owned && joins[i].fd >= 0)
             close(joins[i].fd);
+    cgroups_close(walk);
     return result;
 }

@@ -184,8 +184,7 @@ static const char *check_step(const struct step *step) {
 }
 
 static int needs_child(uint16_t opcode) {
-    return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_JOIN_CGROUPS ||
-           opcode == STEP_IDMAP_TREE || opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
+    return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_IDMAP_TREE || opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
            opcode >= STEP_FIRST_OF_INIT;
 }
 
@@ -200,7 +199,7 @@ static const char *check_place(const struct plan *plan, uint32_t index, int clon
         return "a second CLONE_INTO";
     if (needs_child(opcode) && !cloned)
         return "a step of the child comes before CLONE_INTO";
-    if ((opcode == STEP_SET_TIME_OFFSETS || opcode == STEP_SUPERVISE) && cloned)
+    if ((opcode == STEP_SET_TIME_OFFSETS || opcode == STEP_JOIN_CGROUPS) && cloned)
         return "comes too late, after CLONE_INTO";
     if (opcode == STEP_EXECUTE && !terminal != !number_of(&plan->steps[0], 4))
         return "SUPERVISE and OPEN_TERMINAL disagree about a terminal";

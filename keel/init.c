@@ -121,11 +121,24 @@ static int take_turn(struct walk *walk, uint32_t *index) {
     return baton_send(walk, BATON_PASS, *index);
 }
 
+/* Before anything is allocated: init counts from its first page on. */
+static int enter_cgroups(struct walk *walk) {
+    for (uint32_t i = 0; i < walk->cgroups; i++)
+        if (write(walk->cgroup[i], "0", 1) != 1) {
+            walk->failure->step = walk->cgroup_step;
+            walk->failure->opcode = STEP_JOIN_CGROUPS;
+            return fail(walk->failure, "write", "%s",
+                        walk->plan->steps[walk->cgroup_step].field[0].list.items[i]);
+        }
+    cgroups_close(walk);
+    return 0;
+}
+
 static int live(struct walk *walk, int user_namespace_joined) {
     uint32_t index = walk->plan->clone_index + 1;
     enum baton_kind kind = BATON_GONE;
     walk->armed = 1;
-    if (init_arm(walk) < 0)
+    if (enter_cgroups(walk) < 0 || init_arm(walk) < 0)
         return -1;
     prctl(PR_SET_NAME, "keel:init");
     reset_process();

@@ -55,13 +55,28 @@ int step_write_id_maps(struct walk *walk, const struct step *step) {
     return write_child_file(walk, "gid_map", text_of(step, 1), step->field[1].text.length);
 }
 
+/* Only opened here: a process of one thread that moves itself takes no lock that waits, whereas a
+ * pid written from outside waits for an RCU grace period (5 to 25 ms). The kernel asks for the
+ * rights of who opened the file, so init may write although it is nobody on the host. */
 int step_join_cgroups(struct walk *walk, const struct step *step) {
-    char pid[16];
-    int length = snprintf(pid, sizeof pid, "%d", walk->child);
-    for (uint32_t i = 0; i < step->field[0].list.count; i++)
-        if (write_file(walk, step->field[0].list.items[i], pid, (size_t)length) < 0)
-            return -1;
+    const struct list *paths = &step->field[0].list;
+    walk->cgroup_step = (uint32_t)(step - walk->plan->steps);
+    for (uint32_t i = 0; i < paths->count; i++) {
+        if (walk->cgroups == MAX_CGROUPS) {
+            errno = E2BIG;
+            return fail(walk->failure, "open", "more than %d cgroups to join", MAX_CGROUPS);
+        }
+        int fd = open(paths->items[i], O_WRONLY | O_CLOEXEC | O_NOCTTY);
+        if (fd < 0)
+            return fail(walk->failure, "open", "%s", paths->items[i]);
+        walk->cgroup[walk->cgroups++] = fd;
+    }
     return 0;
+}
+
+void cgroups_close(struct walk *walk) {
+    while (walk->cgroups)
+        close(walk->cgroup[--walk->cgroups]);
 }
 
 int step_idmap_tree(struct walk *walk, const struct step *step) {

@@ -17,6 +17,8 @@ enum {
     SLOT_LIMIT,
 };
 
+enum { MAX_CGROUPS = 32 };
+
 struct walk {
     const struct plan *plan;
     struct failure *failure;
@@ -27,6 +29,11 @@ struct walk {
     /* The monitor's. */
     pid_t child;
     int pidfd;
+
+    /* Opened by the monitor before the clone, joined by init with its first calls. */
+    int cgroup[MAX_CGROUPS];
+    uint32_t cgroups;
+    uint32_t cgroup_step;
 
     /* Init's. */
     int stdin_open;
@@ -63,6 +70,9 @@ _Noreturn void init_main(struct walk *walk, int user_namespace_joined);
 
 /* clone.c: make init (CLONE_INTO). In init: does not return. */
 int clone_init(struct walk *walk, const struct step *step);
+
+/* Forget the cgroup files: init has joined, or never will. */
+void cgroups_close(struct walk *walk);
 
 /* Let the monitor's death kill init (again, after credentials have changed), and stay
  * uninspectable. */

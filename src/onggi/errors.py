@@ -11,7 +11,7 @@ import os
 
 
 class EngineError(Exception):
-    """Base of every error that Onggi raises on purpose: one line, and a hint that says what to do."""
+    """Base of every error raised on purpose: one line, and a hint that says what to do."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -96,7 +96,7 @@ class SpecError(InvalidArgument):
 
 
 class SyscallError(EngineError):
-    """A system call failed: `call`, its `arguments` as text, `errno`, and a hint when one is known."""
+    """A system call failed: `call`, its `arguments` as text, `errno`, a hint when there is one."""
 
     def __init__(self, call: str, arguments: str, errno: int, *, hint: str | None = None) -> None:
         name = _errno.errorcode.get(errno, str(errno))

@@ -296,6 +296,16 @@ def test_view_and_explain_fit_the_width() -> None:
     assert any("77" in line and "pid 1" in line for line in render(view, 100, full=False))
 
 
+def test_long_ids_are_shortened_only_whole() -> None:
+    from onggi.faces.cli.output import short_ids
+
+    identity = "ab" * 32
+    assert short_ids(f"/x/{identity}/fs sha256:{identity}") == (
+        f"/x/{identity[:12]}…/fs sha256:{identity[:12]}…"
+    )
+    assert short_ids(f"{identity}0 cafe") == f"{identity}0 cafe"
+
+
 def test_events_end_with_their_reader(running: Rig) -> None:
     command = process(running, "events", "--format", "{{.Action}} {{.Actor.ID}}")
     with command:

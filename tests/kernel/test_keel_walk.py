@@ -9,7 +9,7 @@ import signal
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,7 @@ from onggi.runtime.steps import (
     IdmapTree,
     JoinCgroups,
     LoadSeccomp,
+    MakeDirectory,
     MaskPath,
     MountFilesystem,
     MountOverlay,
@@ -162,8 +163,8 @@ def test_born_in_a_cgroup(keel: Keel, box: Box) -> None:
         joined = CloneInto(flags=0, joins=("uts:/proc/self/ns/uts",), cgroup_slot=0)
         out = run(keel, enter(box, "cat /proc/self/cgroup", joined), borrowed=(fd,)).succeed()
         assert f"0::/{cgroup.name}\n" in out
-        after = (JoinCgroups(paths=(f"{cgroup}/cgroup.procs",)),)
-        out = run(keel, box.plan("cat", "/proc/self/cgroup", after=after)).succeed()
+        before = (JoinCgroups(paths=(f"{cgroup}/cgroup.procs",)),)
+        out = run(keel, box.plan("cat", "/proc/self/cgroup", before=before)).succeed()
         assert f"0::/{cgroup.name}\n" in out
         os.close(fd)
     finally:
@@ -204,7 +205,7 @@ def test_steps_of_both_sides_may_alternate(keel: Keel, box: Box) -> None:
 FAILING: dict[str, tuple[Step, int, int]] = {
     "monitor before the clone": (OpenTree(slot=9, path="/nowhere"), 2, errno.ENOENT),
     "maps, a second time": (WriteIdMaps(uid_map="0 0 1", gid_map="0 0 1"), 5, errno.EPERM),
-    "cgroups": (JoinCgroups(paths=("/nowhere/cgroup.procs",)), 6, errno.ENOENT),
+    "cgroups": (JoinCgroups(paths=("/nowhere/tasks",)), 6, errno.ENOENT),
     "idmap": (IdmapTree(slot=77), 7, errno.EBADF),
     "rlimit": (SetRlimit(resource=99, soft=1, hard=1), 9, errno.EINVAL),
     "overlay": (MountOverlay(slot=5, lowers=(77, 78)), 22, errno.EBADF),
@@ -229,8 +230,8 @@ def test_a_failing_step_is_reported_and_leaves_nothing(keel: Keel, box: Box, nam
     descriptors = os.listdir("/proc/self/fd")
     plan = box.plan(
         "true",
-        before=(step,) if opcode == 2 else (),
-        after=(step,) if 2 < opcode < 16 else (),
+        before=(step,) if opcode in (2, 6) else (),
+        after=(step,) if 2 < opcode < 16 and opcode != 6 else (),
         late=(step,) if opcode >= 16 else (),
         terminal=int(opcode == 29),
         record_name="exit",
@@ -279,18 +280,15 @@ def wait_until(found: Callable[[], int | None]) -> int:
     return value
 
 
-def held_up(box: Box, tmp_path: Path, tail: Sequence[Step] = ()) -> tuple[Plan, Path]:
-    """A plan whose monitor waits in JOIN_CGROUPS until somebody reads from a FIFO."""
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    return box.plan("sleep", "60", after=(JoinCgroups(paths=(str(fifo),)),), late=tail), fifo
+def long_work() -> tuple[Step, ...]:
+    """Steps that keep init busy long enough to be met before execve."""
+    return tuple(MakeDirectory(path=f"/tmp/{'d/' * 200}{n}") for n in range(1000))
 
 
 def test_init_dies_with_a_monitor_that_is_killed_before_execve(
     keel: Keel, box: Box, tmp_path: Path
 ) -> None:
-    plan, _ = held_up(box, tmp_path)
-    with Task(keel, plan) as task:
+    with Task(keel, box.plan("sleep", "60", late=long_work())) as task:
         assert task.spawned_pid is not None
         monitor = task.spawned_pid
         init = wait_until(lambda: first_child(monitor))
@@ -301,12 +299,10 @@ def test_init_dies_with_a_monitor_that_is_killed_before_execve(
 
 
 def test_an_init_that_is_killed_is_a_failure(keel: Keel, box: Box, tmp_path: Path) -> None:
-    plan, fifo = held_up(box, tmp_path)
-    with Task(keel, plan) as task:
+    with Task(keel, box.plan("sleep", "60", late=long_work())) as task:
         assert task.spawned_pid is not None
         monitor = task.spawned_pid
         os.kill(wait_until(lambda: first_child(monitor)), signal.SIGKILL)
-        os.close(os.open(fifo, os.O_RDONLY))
         failed = task.finish().failed
     assert isinstance(failed, Failed)
     assert failed.errno != 0
@@ -331,17 +327,14 @@ def test_what_a_container_can_see_of_an_exec_cannot_be_inspected(
     with Task(keel, box.plan("sleep", "60")) as first:
         started = first.until_started()
         assert started.pidfd is not None
-        fifo = tmp_path / "fifo"
-        os.mkfifo(fifo)
         clone = CloneInto(flags=0, pidfd_joins=(0, JOINED | NEW_USER))
-        blocked = enter(box, "true", clone, JoinCgroups(paths=(str(fifo),)))
+        blocked = enter(box, "true", clone, *long_work())
         spy = enter(box, "cat /proc/[0-9]*/comm; ls -l /proc/*/fd /proc/*/exe; true", clone)
         with Task(keel, blocked, borrowed=(started.pidfd,)) as second:
             assert second.spawned_pid is not None
             monitor = second.spawned_pid
             wait_until(lambda: first_child(monitor))
             outcome = run(keel, spy, borrowed=(started.pidfd,))
-            os.close(os.open(fifo, os.O_RDONLY))
             second.finish()
     assert "keel:init" in outcome.out
     assert "memfd" not in outcome.out

@@ -136,7 +136,7 @@ OVERLAY = StartRequest(
     supervision=Supervision(run_dir="/run/c1", log_dir="/var/c1", log_name="c1.log"),
     root_mountpoint="/run/root",
     overlay=Overlay(lowers=("/layers/2", "/layers/1"), upper="/snapshots/c1"),
-    cgroup_procs=("/sys/fs/cgroup/onggi/c1/cgroup.procs",),
+    cgroup_files=("/sys/fs/cgroup/onggi/c1/cgroup.procs",),
     keyring="c1",
 )
 BUNDLE = StartRequest(
@@ -144,5 +144,5 @@ BUNDLE = StartRequest(
 )
 EXEC = ExecRequest(
     supervision=Supervision(run_dir="/run/c1/e1", record_name="", rows=24, columns=80),
-    cgroup_procs=("/sys/fs/cgroup/onggi/c1/cgroup.procs",),
+    cgroup_files=("/sys/fs/cgroup/onggi/c1/cgroup.procs",),
 )

@@ -93,9 +93,9 @@ def test_what_must_come_before_what() -> None:
     order = [
         s.Supervise,
         s.OpenTree,
+        s.JoinCgroups,
         s.CloneInto,
         s.WriteIdMaps,
-        s.JoinCgroups,
         s.IdmapTree,
         s.SetRootPropagation,
         s.JoinKeyring,
@@ -318,7 +318,7 @@ def test_cgroups_without_a_namespace_of_their_own() -> None:
     kinds = namespaces("mount", "network", "ipc", "pid", "uts", "user")
     config = with_mounts(MOUNTS[4], namespaces=kinds)
     procs = ("/sys/fs/cgroup/memory/onggi/c1/cgroup.procs",)
-    request = replace(OVERLAY, cgroup_procs=procs)
+    request = replace(OVERLAY, cgroup_files=procs)
     made = plan(config, replace(HOST, cgroups=HYBRID), request)
     trees = {step.slot: step.path for step in of(s.OpenTree, made)}
     bound = {step.target: trees[step.slot] for step in of(s.BindTree, made)}

@@ -7,6 +7,7 @@ A change of one container holds its lock. The record says `starting` before anyt
 from __future__ import annotations
 
 import asyncio
+import os
 import signal as signals
 import socket
 import time
@@ -42,6 +43,7 @@ from onggi.errors import EngineError, FailedPrecondition, NotFound
 from onggi.image.images import Image
 from onggi.kernel.processes import boot_id
 from onggi.runtime.failure import explain_failure, explain_warning
+from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Exited, Failed
 from onggi.sandbox.monitor import Monitor
 from onggi.specs.runtime import encode_config
@@ -174,7 +176,7 @@ class Containers:
         try:
             with joins(core, record) as joined:
                 made = launch(core, record, image, size, joined)
-                monitor = Monitor.spawn(core.keel, made.plan)
+                monitor = _spawn(core, record, made.plan)
                 task = Task(monitor, core.loop)
                 if theirs is not None:
                     monitor.attach(
@@ -402,3 +404,14 @@ class Containers:
             await asyncio.shield(end)
         else:
             core.background(self._clean(record, name))
+
+
+def _spawn(core: Core, record: ContainerRecord, plan: Plan) -> Monitor:
+    """Spawn the monitor, with the container's v2 cgroup lent to it where there is one."""
+    v2 = core.cgroup(record.id).open_v2()
+    if v2 is None:
+        return Monitor.spawn(core.keel, plan)
+    try:
+        return Monitor.spawn(core.keel, plan, (v2,))
+    finally:
+        os.close(v2)

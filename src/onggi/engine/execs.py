@@ -32,6 +32,8 @@ from onggi.sandbox.messages import Failed
 from onggi.sandbox.monitor import Monitor
 from onggi.specs.runtime import Config, ConsoleSize, Process, User, parse_config
 
+#: Descriptors lent to keel: the container's first process, then its v2 cgroup.
+_CGROUP_SLOT = 1
 Item = Session | ExitStatus | tuple[Session, int]
 
 
@@ -93,6 +95,8 @@ class Execs:
         full = with_seccomp(
             config, None if request.privileged else seccomp_profile(core, record.spec, config)
         )
+        cgroup = core.cgroup(record.id)
+        v2 = cgroup.open_v2()
         plan = plan_exec(
             process,
             full,
@@ -105,13 +109,15 @@ class Execs:
                     rows=request.size.rows,
                     columns=request.size.columns,
                 ),
-                cgroup_procs=core.cgroup(record.id).procs_paths(),
+                cgroup_files=cgroup.task_paths(),
+                cgroup_slot=_CGROUP_SLOT if v2 is not None else -1,
                 keyring=record.id[:12],
             ),
         )
         os.mkdir(run_dir, 0o700)
         try:
-            task = Task(Monitor.spawn(core.keel, plan, (main.pidfd,)), core.loop)
+            borrowed = (main.pidfd,) if v2 is None else (main.pidfd, v2)
+            task = Task(Monitor.spawn(core.keel, plan, borrowed), core.loop)
             if stream is not None:
                 task.monitor.attach(
                     stream.fileno(), stdin=request.stdin_open, stdout=True, stderr=True
@@ -123,6 +129,9 @@ class Execs:
         except BaseException:
             remove_task_directory(run_dir)
             raise
+        finally:
+            if v2 is not None:
+                os.close(v2)
         core.tasks[session] = task
         task.exited.add_done_callback(lambda _: self._ended(session, run_dir))
         core.events.publish(

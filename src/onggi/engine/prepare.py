@@ -132,7 +132,7 @@ def launch(
         cgroup.create(resources)
         warnings = cgroup.apply(resources)
     os.makedirs(core.places.task(record.id), mode=0o700, exist_ok=True)
-    made = _plan(core, record, config, rootfs, size, cgroup.procs_paths())
+    made = _plan(core, record, config, rootfs, size, cgroup.task_paths())
     return Launch(config=config, plan=made, warnings=warnings + made.warnings)
 
 
@@ -148,7 +148,7 @@ def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
     config = compose(record.spec, image_config, found, record.id)
     hierarchies = core.host.cgroups.hierarchies
     cgroup = core.places.cgroup(record.id)
-    paths = tuple(f"{h.mount_point}/{cgroup}/cgroup.procs" for h in hierarchies)
+    paths = tuple(f"{h.mount_point}/{cgroup}/tasks" for h in hierarchies if h.version == 1)
     made = _plan(core, record, config, rootfs, TerminalSize(), paths)
     return Launch(config=config, plan=made, warnings=made.warnings)
 
@@ -159,7 +159,7 @@ def _plan(
     config: Config,
     rootfs: Rootfs,
     size: TerminalSize,
-    cgroup_procs: tuple[str, ...],
+    cgroup_files: tuple[str, ...],
 ) -> Plan:
     spec = record.spec
     request = StartRequest(
@@ -176,7 +176,9 @@ def _plan(
         ),
         root_mountpoint=core.places.root_mountpoint,
         overlay=Overlay(lowers=rootfs.lowers, upper=rootfs.upper, volatile=spec.auto_remove),
-        cgroup_procs=cgroup_procs,
+        cgroup_files=cgroup_files,
+        cgroup_slot=0 if core.host.cgroups.v2 else -1,
+        borrowed=1 if core.host.cgroups.v2 else 0,
         reap=spec.init,
         device_sources=tuple((d.container_path, d.host_path) for d in spec.devices),
         keyring=record.id[:12],

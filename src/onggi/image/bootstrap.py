@@ -39,7 +39,9 @@ _FIELD = re.compile(rb"^(Package|Version|Status): (.*)$", re.MULTILINE)
 _MAX_STATUS_BYTES = 64 << 20
 #: What a package manager leaves that no container needs, or that differs from run to run.
 _DROPPED = (b"dev/", b"proc/", b"sys/", b"run/", b"tmp/", b"var/tmp/", b"var/log/", b"var/cache/")
-_DROPPED_FILES = frozenset((b"var/lib/dbus/machine-id", b"etc/.pwd.lock", b"etc/resolv.conf"))
+_DROPPED_FILES = frozenset(
+    (b"var/lib/dbus/machine-id", b"etc/.pwd.lock", b"etc/resolv.conf", b"etc/hostname")
+)
 _EMPTIED = frozenset((b"etc/machine-id",))
 
 
@@ -153,8 +155,8 @@ def bootstrap_debian(
         raise FailedPrecondition("mmdebstrap is not installed", hint="apt-get install mmdebstrap")
     sources = sources_for(suite)
     if epoch_s is None:
-        epoch_s = int(os.environ.get("SOURCE_DATE_EPOCH", 0)) or release_time_s(suite)
-    command = [program, f"--variant={variant}", "--format=tar", "--skip=output/dev"]
+        epoch_s = int(os.environ.get("SOURCE_DATE_EPOCH", "0")) or release_time_s(suite)
+    command = [program, f"--variant={variant}", "--format=tar"]
     if include:
         command.append(f"--include={','.join(sorted(include))}")
     command += [suite, "-", "-"] if sources else [suite, "-"]

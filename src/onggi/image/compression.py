@@ -85,20 +85,35 @@ _DAMAGE: tuple[type[Exception], ...] = (
 
 
 class Compressor:
-    """A stream compressor with the same output for the same input and settings."""
+    """A stream compressor with the same output for the same input, however it is cut in pieces."""
 
     def __init__(self, kind: Compression) -> None:
         self._engine: Any = None
+        self._waiting = bytearray()
         if kind == "gzip":
             self._engine = isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
         elif kind == "zstd":
             self._engine = zstd.ZstdCompressor(level=3)
 
     def compress(self, data: bytes) -> bytes:
-        return data if self._engine is None else self._engine.compress(data)
+        """What is ready by now, maybe nothing."""
+        if self._engine is None:
+            return data
+        # The output depends on how the input was cut: so always cut alike.
+        self._waiting += data
+        if len(self._waiting) < CHUNK_BYTES:
+            return b""
+        whole = len(self._waiting) // CHUNK_BYTES * CHUNK_BYTES
+        view = bytes(self._waiting[:whole])
+        del self._waiting[:whole]
+        pieces = range(0, whole, CHUNK_BYTES)
+        return b"".join(self._engine.compress(view[at : at + CHUNK_BYTES]) for at in pieces)
 
     def finish(self) -> bytes:
-        return b"" if self._engine is None else self._engine.flush()
+        """The rest."""
+        if self._engine is None:
+            return b""
+        return b"".join((self._engine.compress(bytes(self._waiting)), self._engine.flush()))
 
 
 def compressed(chunks: Iterable[bytes], kind: Compression) -> Iterator[bytes]:

@@ -105,9 +105,10 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
         pidfd_joins=(request.pidfd_slot, Namespaces.of(linux).flags),
         cgroup_slot=request.cgroup_slot,
     )
-    steps: list[Step] = [_supervise(request.supervision, process), clone]
-    if request.cgroup_procs:
-        steps.append(JoinCgroups(paths=request.cgroup_procs))
+    steps: list[Step] = [_supervise(request.supervision, process)]
+    if request.cgroup_files:
+        steps.append(JoinCgroups(paths=request.cgroup_files))
+    steps.append(clone)
     steps += oom_steps(draft)
     if request.keyring and host.keyrings:
         steps.append(JoinKeyring(name=request.keyring))
@@ -140,10 +141,10 @@ def _outside(draft: Draft, process: ProcessDraft) -> list[Step]:
     request = draft.request
     steps: list[Step] = [_supervise(request.supervision, process.process), *draft.trees]
     steps += time_steps(draft.linux, draft.namespaces)
+    if request.cgroup_files:
+        steps.append(JoinCgroups(paths=request.cgroup_files))
     steps.append(clone_step(draft.namespaces, request.cgroup_slot))
     steps += map_steps(draft.linux, draft.namespaces, draft.host)
-    if request.cgroup_procs:
-        steps.append(JoinCgroups(paths=request.cgroup_procs))
     steps += draft.idmaps
     steps += oom_steps(process)
     return steps

@@ -100,7 +100,7 @@ def _own_directory(draft: Draft, hierarchy: Hierarchy) -> str | None:
     """The container's directory in a hierarchy, if it is to join one there."""
     inside = (
         posixpath.dirname(file)
-        for file in draft.request.cgroup_procs
+        for file in draft.request.cgroup_files
         if file.startswith(f"{hierarchy.mount_point}/")
     )
     return next(inside, None)

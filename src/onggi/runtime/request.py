@@ -39,8 +39,9 @@ class StartRequest(Struct, frozen=True):
     the root is the directory `config.root.path`. `root_mountpoint`: an existing directory of the
     host that the container's root may search; the root is attached there in the container's own
     mount namespace only. `borrowed`: how many slots hold descriptors that keel is spawned with.
-    `cgroup_procs`: the cgroup.procs files to join; `cgroup_slot` ≥ 0: a borrowed descriptor of the
-    v2 cgroup to be born in. `reap`: keel stays as PID 1. `bind_devices`: take device nodes from the
+    `cgroup_files`: what to join by (v1 tasks, v2 cgroup.procs); `cgroup_slot` ≥ 0: a borrowed
+    descriptor of the v2 cgroup to be born in. `reap`: keel stays as PID 1. `bind_devices`: take
+    device nodes from the
     host instead of making them (a user namespace does so anyway); `device_sources`: pairs (path in
     the container, node on the host) where the two differ. `idmap_sources`: with a user namespace,
     show bind mounts with the container's owners, where the file system can. `keyring`: the name of
@@ -51,7 +52,7 @@ class StartRequest(Struct, frozen=True):
     root_mountpoint: str
     bundle: str = ""
     overlay: Overlay | None = None
-    cgroup_procs: tuple[str, ...] = ()
+    cgroup_files: tuple[str, ...] = ()
     cgroup_slot: int = -1
     borrowed: int = 0
     reap: bool = False
@@ -70,6 +71,6 @@ class ExecRequest(Struct, frozen=True):
 
     supervision: Supervision
     pidfd_slot: int = 0
-    cgroup_procs: tuple[str, ...] = ()
+    cgroup_files: tuple[str, ...] = ()
     cgroup_slot: int = -1
     keyring: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onggi.faces.cli.help import wrap
-from onggi.faces.cli.output import printable
+from onggi.faces.cli.output import printable, short_ids
 from onggi.faces.cli.table import cut
 
 _NARROW = 72
@@ -11,7 +11,7 @@ _NARROW = 72
 
 def _fold(text: str, width: int) -> list[str]:
     lines = []
-    for line in wrap(printable(text), width):
+    for line in wrap(short_ids(printable(text)), width):
         # A word without spaces (a path, a digest) is broken where it must be.
         pieces = [line[at : at + width] for at in range(0, max(1, len(line)), width)]
         lines += pieces

@@ -74,3 +74,21 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+_HEX = frozenset("0123456789abcdef")
+_ID_DIGITS = 64
+_SHOWN_DIGITS = 12
+
+
+def short_ids(text: str) -> str:
+    """`text` with every id and digest of 64 digits cut to the 12 that tell it apart."""
+    parts, start = [], 0
+    for at in range(len(text) + 1):
+        if at < len(text) and text[at] in _HEX:
+            continue
+        run = text[start:at]
+        parts.append(f"{run[:_SHOWN_DIGITS]}…" if len(run) == _ID_DIGITS else run)
+        parts.append(text[at : at + 1])
+        start = at + 1
+    return "".join(parts)

@@ -25,7 +25,7 @@ _SCM_RIGHTS = 1
 _MSG_CTRUNC = 0x8
 _MSG_CMSG_CLOEXEC = 0x40000000
 # cmsghdr is 16 bytes on 64-bit Linux, its data aligned to 8.
-_ANCILLARY_SPACE = 16 + MAX_DESCRIPTORS * _INT
+_ANCILLARY_HEAD = 16
 
 
 class WireError(Exception):
@@ -77,13 +77,14 @@ def rights(fds: Sequence[int]) -> list[tuple[int, int, bytes]]:
     return [(_SOL_SOCKET, _SCM_RIGHTS, packed)]
 
 
-def receive(sock: socket, size_bytes: int) -> tuple[bytes, list[int]]:
+def receive(sock: socket, size_bytes: int, most: int = MAX_DESCRIPTORS) -> tuple[bytes, list[int]]:
     """Up to `size_bytes` and the descriptors that came along (owned by the caller, close-on-exec).
 
-    Raises: WireError when more descriptors came than MAX_DESCRIPTORS (all are closed);
+    Raises: WireError when clearly more descriptors came than `most` (all are closed);
     OSError as recvmsg(2).
     """
-    data, ancillary, flags, _ = sock.recvmsg(size_bytes, _ANCILLARY_SPACE, _MSG_CMSG_CLOEXEC)
+    space = _ANCILLARY_HEAD + most * _INT
+    data, ancillary, flags, _ = sock.recvmsg(size_bytes, space, _MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, content in ancillary:
         if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
@@ -92,7 +93,7 @@ def receive(sock: socket, size_bytes: int) -> tuple[bytes, list[int]]:
                 fds.append(int.from_bytes(content[at : at + _INT], sys.byteorder))
     if flags & _MSG_CTRUNC:
         close_all(fds)
-        raise WireError(f"more than {MAX_DESCRIPTORS} descriptors")
+        raise WireError(f"more than {most} descriptors")
     return data, fds
 
 

@@ -15,7 +15,7 @@ from _socket import socket
 
 from onggi.faces.cli import wire
 from onggi.faces.warm import request as requests
-from onggi.faces.warm.request import OTHER_ROOT, Request, RefusedError
+from onggi.faces.warm.request import OTHER_ROOT, RefusedError, Request
 from onggi.faces.warm.world import FRONT_LOST, enter
 
 TYPE_CHECKING = False
@@ -38,7 +38,13 @@ def answer(kind: int, value: int) -> bytes:
     return kind.to_bytes(4, sys.byteorder) + value.to_bytes(4, sys.byteorder, signed=True)
 
 
-def serve_one(listener: socket, channel: socket, root: Identity, command: Command) -> NoReturn:
+def serve_one(
+    listener: socket,
+    channel: socket,
+    root: Identity,
+    rehearse: Callable[[], None],
+    command: Command,
+) -> NoReturn:
     """Wait for a command, carry it out, and end this process."""
     code = 1
     try:
@@ -46,6 +52,7 @@ def serve_one(listener: socket, channel: socket, root: Identity, command: Comman
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         # A group of its own in the parent's session: not orphaned, so ctrl-z can stop it.
         os.setpgid(0, 0)
+        rehearse()
         connection = _next_connection(listener, channel)
         if connection is not None:
             channel.close()
@@ -76,7 +83,10 @@ def _next_connection(listener: socket, channel: socket) -> socket | None:
         except RefusedError as refused:
             _refuse(connection, refused)
             continue
-        channel.sendmsg([TAKEN], wire.rights([fd]))
+        try:
+            channel.sendmsg([TAKEN], wire.rights([fd]))
+        except BrokenPipeError:
+            return None
         return connection
 
 
@@ -101,21 +111,24 @@ def _carry_out(connection: socket, root: Identity, command: Command) -> int:
         return 0
     except OSError:
         return 0  # the front went away
+    _signal.signal(FRONT_LOST, _front_lost)
     code = _run(connection, request, command)
+    _signal.signal(FRONT_LOST, _signal.SIG_IGN)
     # The terminal is the next program's from here on.
     _leave_streams()
-    connection.send(answer(EXITED, code))
+    try:
+        connection.send(answer(EXITED, code))
+    except OSError:
+        return code  # nobody waits for it
     return code
 
 
 def _run(connection: socket, request: Request, command: Command) -> int:
-    _signal.signal(FRONT_LOST, _front_lost)
     try:
-        _say_taken(connection)
+        if not _say_taken(connection):
+            return 0
         words = enter(request)
-        connection.settimeout(None)
-        # Until this byte has come, the front may still change its mind and run the command itself.
-        if connection.recv(1) != b"G":
+        if not _told_to_begin(connection):
             return 0
         return _flushed(command(words))
     except SystemExit as ended:
@@ -127,12 +140,24 @@ def _run(connection: socket, request: Request, command: Command) -> int:
         return 1
 
 
-def _say_taken(connection: socket) -> None:
+def _say_taken(connection: socket) -> bool:
+    """Whether the front has been told who carries its command out."""
     pidfd = os.pidfd_open(os.getpid())
     try:
         connection.sendmsg([answer(_ACCEPTED, os.getpid())], wire.rights([pidfd]))
+    except OSError:
+        return False
     finally:
         os.close(pidfd)
+    return True
+
+
+def _told_to_begin(connection: socket) -> bool:
+    """Until this byte has come, the front may still change its mind and run the command itself."""
+    try:
+        return connection.recv(1) == b"G"
+    except OSError:
+        return False
 
 
 def _front_lost(_number: int, _frame: object) -> None:

@@ -24,7 +24,7 @@ DESCRIPTORS = 5
 _MAGIC = b"ONGGIWM\x01"
 _HEAD_BYTES = 32
 _PATIENCE_S = 5.0
-_CHUNK_BYTES = 65536
+_CHUNK_BYTES = 16384
 _SO_PEERGROUPS = 59
 _MAX_GROUPS_BYTES = 1024
 
@@ -44,7 +44,7 @@ OTHER_ROOT = 4
 
 
 class Request:
-    """A command: its words, and the world it is to run in. `fds` are owned, in DESCRIPTORS' order."""
+    """A command: its words, and the world to run it in. `fds` are owned, in DESCRIPTORS' order."""
 
     __slots__ = ("arguments", "environment", "fds", "ignored", "umask")
 
@@ -83,9 +83,7 @@ def decode(head: bytes, body: bytes) -> Request:
     if len(strings) != 2 + count + variables or strings[-1]:
         raise RefusedError(MALFORMED)
     ignored = int.from_bytes(head[16:24], sys.byteorder)
-    return Request(
-        _u32(head, 12) & 0o777, ignored, strings[1 : 1 + count], strings[1 + count : -1]
-    )
+    return Request(_u32(head, 12) & 0o777, ignored, strings[1 : 1 + count], strings[1 + count : -1])
 
 
 def receive(sock: socket) -> Request:

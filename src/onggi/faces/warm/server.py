@@ -21,6 +21,8 @@ from onggi.faces.warm.world import FRONT_LOST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from onggi.faces.warm.child import Command
 
 #: From asking a child to end to killing it.
@@ -49,12 +51,18 @@ class _Running:
 
 
 class Server:
-    """Serves `listener` (non-blocking, listening) until the end of `lifeline`. Owns both."""
+    """Serves `listener` (non-blocking, listening) until the end of `lifeline`. Owns both.
 
-    def __init__(self, listener: socket, lifeline: int, command: Command) -> None:
+    Every child carries out one `command`; `rehearse` is what it does while it waits for it.
+    """
+
+    def __init__(
+        self, listener: socket, lifeline: int, command: Command, rehearse: Callable[[], None]
+    ) -> None:
         self._listener = listener
         self._lifeline = lifeline
         self._command = command
+        self._rehearse = rehearse
         self._root = _own_root()
         self._spare: _Spare | None = None
         self._spare_at = 0.0
@@ -112,12 +120,12 @@ class Server:
             return
         if pid == 0:
             self._close_inherited(mine)
-            serve_one(self._listener, its, self._root, self._command)
+            serve_one(self._listener, its, self._root, self._rehearse, self._command)
         its.close()
         self._spare = _Spare(pid, mine)
 
     def _close_inherited(self, channel: socket) -> None:
-        """In the child: what is its parent's. Theirs stay theirs: a front must see its child end."""
+        """In the child: close what is its parent's, so that a front sees its own child's end."""
         channel.close()
         for fd in (self._lifeline, self._wake, self._woken):
             os.close(fd)
@@ -180,8 +188,10 @@ class Server:
         self._serving = False
         self._listener.close()
         os.close(self._lifeline)
+        self._take()
         if self._spare is not None:
-            self._spare.channel.setblocking(True)
+            self._spare.channel.close()
+            self._spare = None
 
 
 def _own_root() -> tuple[int, int, bytes]:

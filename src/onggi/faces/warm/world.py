@@ -38,12 +38,19 @@ def enter(request: Request) -> list[str]:
     words = [os.fsdecode(word) for word in request.arguments]
     sys.argv = ["onggi", *words]
     time.tzset()
-    try:
-        _locale.setlocale(_locale.LC_CTYPE, "")
-    except _locale.Error:
-        pass  # no such locale here: a new interpreter goes on with "C" as well  # noqa: SIM105
+    _take_locale()
     _make_streams()
     return words
+
+
+def _take_locale() -> None:
+    try:
+        _locale.setlocale(_locale.LC_CTYPE, "")
+    except ValueError:
+        return
+    except Exception as error:
+        if type(error).__qualname__ != "Error":
+            raise
 
 
 def _take_descriptors(fds: list[int]) -> None:

@@ -111,7 +111,7 @@ class WriteIdMaps(Step, frozen=True, kw_only=True):
 
 
 class JoinCgroups(Step, frozen=True, kw_only=True):
-    """Put the child under its limits before it runs anything."""
+    """Open the files by which init, born next, puts itself under its limits."""
 
     opcode = 6
     signature = "l"
@@ -123,7 +123,7 @@ class JoinCgroups(Step, frozen=True, kw_only=True):
     paths: tuple[str, ...]
 
     def describe(self) -> str:
-        return f"join {len(self.paths)} cgroups: {' '.join(self.paths)}"
+        return f"let init join {len(self.paths)} cgroups: {' '.join(self.paths)}"
 
 
 class IdmapTree(Step, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import os
 from onggi.faces.cli import jsontext
 from onggi.faces.cli.help import wrap
 from onggi.faces.cli.options import Option
-from onggi.faces.cli.output import printable
+from onggi.faces.cli.output import printable, short_ids
 from onggi.faces.cli.runflags import CONTAINER
 from onggi.faces.cli.runspec import container_spec
 from onggi.faces.cli.verb import Verb
@@ -43,7 +43,8 @@ def render(rows: list[dict[str, Any]], out: Output) -> list[str]:
         if row["actor"] != actor:
             actor = row["actor"]
             lines += ["", out.bold(printable(actor))] if lines else [out.bold(printable(actor))]
-        what = printable(f"{row['what']}{' (if possible)' if row.get('optional') else ''}")
+        optional = " (if possible)" if row.get("optional") else ""
+        what = short_ids(printable(f"{row['what']}{optional}"))
         for number, text in enumerate(wrap(what, width - len(indent))):
             head = f"  {row['number']:>{digits}}  " if number == 0 else indent
             lines.append(f"{head}{text}")

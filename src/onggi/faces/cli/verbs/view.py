@@ -86,7 +86,7 @@ def _interfaces(view: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _limits(view: dict[str, Any]) -> list[str]:
-    lines = [f"{name}: {value}" for name, value in view["limits"].items()]
+    lines = [_limit(name, value) for name, value in view["limits"].items()]
     use = view.get("usage")
     if use:
         memory = _bar(use["memory_usage_bytes"], use["memory_limit_bytes"])
@@ -96,6 +96,13 @@ def _limits(view: dict[str, Any]) -> list[str]:
         lines.append(f"cpu {use['cpu_percent']:.1f}%, {use['cpu_usage_ns'] / 1e9:.2f}s so far")
         lines.append(f"processes {_bar(use['pids'], use['pids_limit'])} {use['pids']}")
     return [*lines, *(f"cgroup: {path}" for path in view["cgroups"])]
+
+
+def _limit(name: str, value: str) -> str:
+    shown = name.removesuffix("_bytes").replace("_", " ")
+    if name.endswith("_bytes") and value.isdigit():
+        value = human.size(int(value), binary=True)
+    return f"limit: {shown} {value}"
 
 
 def _bar(used: int, limit: int, width: int = 16) -> str:
