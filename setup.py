@@ -7,10 +7,18 @@ import subprocess
 from pathlib import Path
 
 from setuptools import Distribution, setup
+from setuptools._distutils.command.build_scripts import build_scripts
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent.resolve()
 PROGRAMS = ("keel",)
+
+
+def build(program: str, out: Path) -> None:
+    """Compile `program` into the file `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["make", "-s", "-C", str(HERE / program), f"OUT={out}"], check=True)  # noqa: S603, S607
+    out.chmod(0o755)
 
 
 class BuildPrograms(build_py):
@@ -19,12 +27,15 @@ class BuildPrograms(build_py):
     def run(self) -> None:
         super().run()
         package = HERE / "src/onggi" if self.editable_mode else Path(self.build_lib) / "onggi"
-        target = (package / "bin").resolve()
-        target.mkdir(parents=True, exist_ok=True)
         for program in PROGRAMS:
-            out = target / program
-            subprocess.run(["make", "-s", "-C", str(HERE / program), f"OUT={out}"], check=True)  # noqa: S603, S607
-            out.chmod(0o755)
+            build(program, (package / "bin").resolve() / program)
+
+
+class BuildFront(build_scripts):
+    """Compile the front as the script `onggi`: setuptools' own command takes only text files."""
+
+    def run(self) -> None:
+        build("front", Path(self.build_dir).resolve() / "onggi")
 
 
 class PlatformDistribution(Distribution):
@@ -35,4 +46,8 @@ class PlatformDistribution(Distribution):
 
 
 os.chdir(HERE)
-setup(cmdclass={"build_py": BuildPrograms}, distclass=PlatformDistribution)
+setup(
+    cmdclass={"build_py": BuildPrograms, "build_scripts": BuildFront},
+    distclass=PlatformDistribution,
+    scripts=["front/front.c"],
+)

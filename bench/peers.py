@@ -5,6 +5,7 @@ An engine that is not installed is skipped by name.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -94,7 +95,7 @@ class Onggi(Engine):
         self.run("engine", "stop")
 
     def resident(self) -> list[int]:
-        return [int(self.run("engine", "status", "--format", "{{.Pid}}"))]
+        return [int(json.loads(self.run("engine", "status", "--format", "json"))["pid"])]
 
     def beside(self, container: str) -> list[int]:
         inner = int(self.run("inspect", "--format", "{{.State.Pid}}", container))

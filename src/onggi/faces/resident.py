@@ -151,13 +151,27 @@ async def reside(
 async def _main(layout: Layout, ready: Callable[[], None]) -> None:
     from onggi.engine.engine import Engine  # noqa: PLC0415 - after the lock has been taken
 
+    from onggi.faces.warm.keeper import SOCKET_NAME, keep_warm  # noqa: PLC0415
+
     engine = await Engine.open(layout)
     sock = bind_socket(layout.socket)
+    warm_path = f"{layout.run}/{SOCKET_NAME}"
+    warm: list[asyncio.Task[None]] = []
+
+    def listening() -> None:
+        # The warm process inherits stderr: it must be the log by now.
+        ready()
+        if not os.environ.get("ONGGI_NO_WARM"):
+            warm.append(asyncio.create_task(keep_warm(lambda: bind_socket(warm_path))))
+
     try:
-        await reside(engine, sock, layout.socket, ready)
+        await reside(engine, sock, layout.socket, listening)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(layout.socket)
+        for task in warm:
+            task.cancel()
+        for path in (layout.socket, warm_path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def _announcer(layout: Layout) -> Callable[[], None]:

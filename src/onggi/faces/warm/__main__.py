@@ -7,6 +7,7 @@ import os
 from _socket import socket
 
 from onggi.faces.cli import catalogue, main
+from onggi.faces.warm.descriptors import LIFELINE_FD, LISTENER_FD
 from onggi.faces.warm.rehearsal import rehearse
 from onggi.faces.warm.server import Server
 
@@ -17,8 +18,6 @@ _VERBS = (
 _ROOMS = ("foreground", "session", "terminal", "frames", "jsontext", "help")
 #: An interpreter adapts a function after eight calls.
 _REHEARSALS = 12
-LISTENER_FD = 3
-LIFELINE_FD = 4
 
 
 def _preload() -> None:
@@ -38,6 +37,8 @@ def _run() -> None:
     _preload()
     for _ in range(_REHEARSALS):
         rehearse()
+    # What is done here ahead of time must not take the processor from a command.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     gc.collect()
     gc.freeze()
     Server(listener, LIFELINE_FD, main.main, rehearse).run()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 TAKEN = b"t"
 EXITED, KILLED, STOPPED, _ACCEPTED, _REFUSED = b"EKSTN"
+#: Within this time a front has sent its request; one that has not must not hold up the others.
+_PROMPT_MS = 20
 _LOST = 129
 _INTERRUPTED = 130
 _FLUSH_FAILED = 120
@@ -53,11 +55,11 @@ def serve_one(
         # A group of its own in the parent's session: not orphaned, so ctrl-z can stop it.
         os.setpgid(0, 0)
         rehearse()
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         connection = _next_connection(listener, channel)
         if connection is not None:
-            channel.close()
             listener.close()
-            code = _carry_out(connection, root, command)
+            code = _carry_out(connection, channel, root, command)
     except BaseException:  # noqa: BLE001 - nothing may go up into the parent's frames
         sys.excepthook(*sys.exc_info())
     finally:
@@ -65,7 +67,7 @@ def serve_one(
 
 
 def _next_connection(listener: socket, channel: socket) -> socket | None:
-    """A connection of our own user, after the parent has been told; None: the parent has ended."""
+    """A connection of our own user; None when the parent has ended."""
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     poll.register(channel, select.POLLIN)
@@ -83,11 +85,22 @@ def _next_connection(listener: socket, channel: socket) -> socket | None:
         except RefusedError as refused:
             _refuse(connection, refused)
             continue
-        try:
-            channel.sendmsg([TAKEN], wire.rights([fd]))
-        except BrokenPipeError:
-            return None
         return connection
+
+
+def _announce(channel: socket, connection: socket) -> None:
+    """Tell the parent, once, that it needs another spare, and whose end it is to watch.
+
+    As late as can be: the parent's work should not come between a user and his command.
+    """
+    if channel.fileno() < 0:
+        return
+    try:
+        channel.sendmsg([TAKEN], wire.rights([connection.fileno()]))
+    except BrokenPipeError:
+        return  # it has ended: this command is then the last
+    finally:
+        channel.close()
 
 
 def _refuse(connection: socket, refused: RefusedError) -> None:
@@ -100,19 +113,23 @@ def _refuse(connection: socket, refused: RefusedError) -> None:
         connection.close()
 
 
-def _carry_out(connection: socket, root: Identity, command: Command) -> int:
+def _carry_out(connection: socket, channel: socket, root: Identity, command: Command) -> int:
     """Run the command that `connection` brings, and say there how it ended; its exit code."""
     try:
+        if not _readable(connection):
+            _announce(channel, connection)
         request = requests.receive(connection)
         if requests.directory_identity(request.fds[4]) != root:
             raise RefusedError(OTHER_ROOT)
     except RefusedError as refused:
+        _announce(channel, connection)
         _refuse(connection, refused)
         return 0
     except OSError:
+        _announce(channel, connection)
         return 0  # the front went away
     _signal.signal(FRONT_LOST, _front_lost)
-    code = _run(connection, request, command)
+    code = _run(connection, channel, request, command)
     _signal.signal(FRONT_LOST, _signal.SIG_IGN)
     # The terminal is the next program's from here on.
     _leave_streams()
@@ -123,14 +140,18 @@ def _carry_out(connection: socket, root: Identity, command: Command) -> int:
     return code
 
 
-def _run(connection: socket, request: Request, command: Command) -> int:
+def _readable(connection: socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(_PROMPT_MS))
+
+
+def _run(connection: socket, channel: socket, request: Request, command: Command) -> int:
     try:
-        if not _say_taken(connection):
-            return 0
-        words = enter(request)
-        if not _told_to_begin(connection):
-            return 0
-        return _flushed(command(words))
+        words = enter(request) if _say_taken(connection) else []
+        begin = _told_to_begin(connection)
+        _announce(channel, connection)
+        return _flushed(command(words)) if begin else 0
     except SystemExit as ended:
         return _code_of(ended)
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ import sys
 import time
 
 from onggi.errors import EngineError
-from onggi.faces.warm.__main__ import LIFELINE_FD, LISTENER_FD
+from onggi.faces.warm.descriptors import LIFELINE_FD, LISTENER_FD
 from onggi.sandbox.keel import hold
 
 TYPE_CHECKING = False
@@ -84,12 +84,17 @@ def spawn(listener: int, lifeline: int) -> int:
 
 async def _end_of(pid: int) -> None:
     loop = asyncio.get_running_loop()
-    ended = loop.create_future()
+    ended: asyncio.Future[None] = loop.create_future()
     pidfd = os.pidfd_open(pid)
-    loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+    loop.add_reader(pidfd, _settle, ended)
     try:
         await ended
         os.waitpid(pid, 0)
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

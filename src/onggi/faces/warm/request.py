@@ -23,7 +23,7 @@ MAX_REQUEST_BYTES = 8 * 1024 * 1024
 DESCRIPTORS = 5
 _MAGIC = b"ONGGIWM\x01"
 _HEAD_BYTES = 32
-_PATIENCE_S = 5.0
+_PATIENCE_S = 2.0
 _CHUNK_BYTES = 16384
 _SO_PEERGROUPS = 59
 _MAX_GROUPS_BYTES = 1024
@@ -87,7 +87,7 @@ def decode(head: bytes, body: bytes) -> Request:
 
 
 def receive(sock: socket) -> Request:
-    """The request that `sock` brings, within five seconds.
+    """The request that `sock` brings, within two seconds.
 
     Raises: RefusedError; OSError when the front is gone.
     """

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _GRACE_S = 2.0
 #: From a spare's unexpected end to the next spare.
 _PAUSE_S = 0.1
+#: From a command's beginning to the next spare, unless a client waits: most commands are done then,
+#: and forking does not take the processor from them.
+_LULL_S = 0.005
 _FRONT_GONE = select.POLLHUP | select.POLLRDHUP | select.POLLERR
 
 
@@ -66,6 +69,7 @@ class Server:
         self._root = _own_root()
         self._spare: _Spare | None = None
         self._spare_at = 0.0
+        self._hurries = False
         self._running: dict[int, _Running] = {}
         self._serving = True
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -75,8 +79,6 @@ class Server:
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         _signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         while self._serving or self._running:
-            if self._serving and self._spare is None and time.monotonic() >= self._spare_at:
-                self._fork_spare()
             ready = self._wait()
             # A command is entered before its child can be found dead.
             self._take()
@@ -89,6 +91,10 @@ class Server:
             self._kill_late()
             if self._serving and self._lifeline in ready:
                 self._stop_serving()
+            if self._serving and self._spare is None:
+                waited_for = self._listener.fileno() in ready
+                if waited_for or time.monotonic() >= self._spare_at:
+                    self._fork_spare()
 
     def _wait(self) -> dict[int, int]:
         poll = select.poll()
@@ -98,6 +104,8 @@ class Server:
             poll.register(self._lifeline, select.POLLIN)
             if self._spare is None:
                 due.append(self._spare_at)
+                if self._hurries:
+                    poll.register(self._listener, select.POLLIN)
         if self._spare is not None:
             poll.register(self._spare.channel.fileno(), select.POLLIN)
         for running in self._running.values():
@@ -144,10 +152,10 @@ class Server:
             return
         spare.channel.close()
         self._spare = None
-        if data == TAKEN and fds:
+        self._hurries = data == TAKEN
+        self._spare_at = time.monotonic() + (_LULL_S if self._hurries else _PAUSE_S)
+        if fds:
             self._running[spare.pid] = _Running(fds[0])
-        else:
-            self._spare_at = time.monotonic() + _PAUSE_S
 
     def _reap(self) -> None:
         while True:

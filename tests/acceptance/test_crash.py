@@ -1,0 +1,177 @@
+"""The engine may die at any instant: containers run on, and its successor knows everything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from acceptance import wire_rig as wire
+from acceptance.rig import Onggi, alive, left_behind, until
+from onggi.engine.records import ContainerRecord
+from onggi.faces.cli.client import Client
+
+SEED = int(os.environ.get("ONGGI_SEED", "20261123"))
+KILLS = int(os.environ.get("ONGGI_KILLS", "30"))
+
+
+def lines_of(onggi: Onggi, name: str) -> list[int]:
+    return [int(line) for line in onggi.out("logs", name).splitlines()]
+
+
+def test_twenty_containers_outlive_the_engine(own_onggi: Onggi) -> None:
+    onggi, calls = own_onggi, wire.client(own_onggi)
+    running = [f"on-{n}" for n in range(15)]
+    for name in running:
+        wire.run(calls, "sh", "-c", wire.COUNT, name=name)
+    wire.run(calls, "sh", "-c", f"trap 'exit 0' TERM; {wire.COUNT}", name="well")
+    wire.run(calls, "sh", "-c", f"trap 'exit 3' TERM; {wire.COUNT}", name="badly")
+    wire.run(calls, "sh", "-c", wire.COUNT, name="killed")
+    wire.run(calls, "sh", "-c", wire.COUNT, name="unwatched")
+    hog = "x=a; while :; do x=$x$x; done"
+    wire.run(
+        calls,
+        *("sh", "-c", f"trap '{hog}' TERM; {wire.COUNT}"),
+        name="oom",
+        resources={"memory_bytes": 16 << 20, "memory_swap_bytes": 16 << 20},
+    )
+    ended = ["well", "badly", "killed", "oom", "unwatched"]
+    pids = {name: onggi.pid(name) for name in [*running, *ended]}
+    ids = {name: onggi.inspect(name)["Id"] for name in ended}
+    before = {name: lines_of(onggi, name)[-1] for name in running}
+
+    pid = wire.engine_pid(onggi)
+    assert pid is not None
+    wire.kill_engine(pid)
+    os.kill(wire.monitor_pid(onggi, ids["unwatched"]), signal.SIGKILL)
+    for name in ("well", "badly", "oom"):
+        os.kill(pids[name], signal.SIGTERM)
+    for name in ("killed", "unwatched"):
+        os.kill(pids[name], signal.SIGKILL)
+    for name in ended:
+        until(lambda name=name: not alive(pids[name]), f"{name} has ended")  # type: ignore[misc]
+    assert all(alive(pids[name]) for name in running)
+    assert wire.engine_pid(onggi) is None
+
+    shown = dict(
+        line.split("=", 1) for line in onggi.out("ps", "-a", "--format", "{{.Names}}={{.State}}").splitlines()
+    )
+    assert shown == {**dict.fromkeys(running, "running"), **dict.fromkeys(ended, "exited")}
+    assert onggi.out("wait", "well", "badly", "killed", "oom").split() == ["0", "3", "137", "137"]
+    assert onggi.inspect("oom")["State"]["OOMKilled"] is True
+    assert onggi.inspect("killed")["State"]["OOMKilled"] is False
+    assert {name: onggi.pid(name) for name in running} == {n: pids[n] for n in running}
+    assert onggi.inspect("unwatched")["State"]["ExitCode"] is None
+    assert onggi.out("wait", "unwatched") == "unknown"
+
+    for name in running:
+        until(lambda name=name: lines_of(onggi, name)[-1] > before[name] + 20, "it counts on")  # type: ignore[misc]
+        onggi.run("kill", name)
+        onggi.run("wait", name)
+        numbers = lines_of(onggi, name)
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+class Load(threading.Thread):
+    """One user who goes on and on: every kind of command, and never asks about the engine."""
+
+    def __init__(self, calls: Client, number: int) -> None:
+        super().__init__()
+        self._calls = calls
+        self._number = number
+        self._ended = threading.Event()
+        self.rounds = 0
+        self.defects: list[str] = []
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            name = f"u{self._number}-{self.rounds}"
+            self._try(wire.run, "sleep", "1000", name=name)
+            self._try(wire.start, name)
+            self._try(wire.remove, name)
+            self._try(wire.run, "true", auto_remove=True)
+            self._try(self._exec, name)
+            self.rounds += 1
+
+    def _exec(self, calls: Client, name: str) -> None:
+        wire.run(calls, "sleep", "1000", name=f"{name}-e")
+        with calls.open("containers.exec", {"target": f"{name}-e", "command": ["true"]}) as call:
+            list(call.items())
+
+    def _try(self, what: Callable[..., object], *arguments: str, **fields: object) -> None:
+        error = wire.quietly(what, self._calls, *arguments, **fields)
+        if error is not None and error.kind == "Internal":
+            self.defects.append(str(error))
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+def test_killed_at_any_instant_nothing_leaks(own_onggi: Onggi) -> None:
+    onggi, calls = own_onggi, wire.client(own_onggi)
+    chance = random.Random(SEED)
+    load = [Load(calls, number) for number in range(3)]
+    for user in load:
+        user.start()
+    for _ in range(KILLS):
+        until(lambda: wire.engine_pid(onggi), "an engine listens")
+        time.sleep(chance.uniform(0, 0.15))
+        pid = wire.engine_pid(onggi)
+        if pid is not None:
+            wire.kill_engine(pid)
+    for user in load:
+        user.end()
+    assert [defect for user in load for defect in user.defects] == []
+    assert sum(user.rounds for user in load) > 0
+
+    assert_sound(onggi, calls)
+    ids = [row["id"] for row in calls.call("containers.list", {"all": True})]
+    for container_id in ids:
+        wire.remove(calls, container_id)
+    until(lambda: not left_behind(onggi), f"nothing is left (seed {SEED})")
+    until(lambda: not wire.strangers(onggi), f"no process is left (seed {SEED})")
+    assert len(wire.engines(onggi)) == 1
+    assert calls.call("containers.list", {"all": True}) == []
+    assert records_of(onggi) == []
+
+
+def records_of(onggi: Onggi) -> list[ContainerRecord]:
+    """What is in the database, read beside the engine."""
+    with contextlib.closing(sqlite3.connect(onggi.root / "data/records.sqlite")) as database:
+        rows = database.execute("SELECT record FROM containers").fetchall()
+    return [msgspec.json.decode(blob, type=ContainerRecord) for (blob,) in rows]
+
+
+def assert_sound(onggi: Onggi, calls: Client) -> None:
+    """Records and kernel say the same: who runs has a process, who does not has none."""
+    until(
+        lambda: all(r.state in ("created", "running", "exited") for r in records_of(onggi)),
+        "no container is between two states",
+    )
+    records = records_of(onggi)
+    running = {record.id for record in records if record.state == "running"}
+    assert all(alive(record.pid) for record in records if record.state == "running")
+    until(
+        lambda: {Path(path).name for path in wire.cgroups(onggi)} == running,
+        "exactly those that run have a cgroup",
+    )
+    until(
+        lambda: {path.name for path in onggi.root.glob("run/tasks/*")} == running,
+        "exactly those that run have a task's directory",
+    )
+    ranges = [record.id_base for record in records if record.state == "running"]
+    assert len(set(ranges)) == len(ranges)
+    assert {row["id"] for row in calls.call("containers.list", {"all": True})} == {
+        record.id for record in records
+    }
