@@ -114,24 +114,12 @@ static pid_t clone_process(struct walk *walk, const struct step *step, uint64_t 
     return pid;
 }
 
-/* After a user namespace is joined its caller may no longer write to the host's cgroup files, so
- * the stage itself moves first and init is born where the stage is. */
-static int stage_enter_cgroup(struct walk *walk, int cgroup) {
-    if (cgroup < 0)
-        return 0;
-    SCOPED_FD procs = openat(cgroup, "cgroup.procs", O_WRONLY | O_CLOEXEC);
-    if (procs < 0 || write(procs, "0", 1) != 1)
-        return fail(walk->failure, "write", "cgroup.procs");
-    return 0;
-}
-
-static int stage_clone(struct walk *walk, const struct step *step, struct join *joins, int count,
-                       int cgroup) {
+static int stage_clone(struct walk *walk, const struct step *step, struct join *joins, int count) {
     int user_joined = 0;
     int pidfd = -1;
     for (int i = 0; i < count; i++)
         user_joined |= joins[i].mask & CLONE_NEWUSER;
-    if (stage_enter_cgroup(walk, cgroup) < 0 || join_all(walk, joins, count) < 0)
+    if (join_all(walk, joins, count) < 0)
         return -1;
     /* entering a user namespace may have made this process inspectable */
     if (prctl(PR_SET_DUMPABLE, 0) < 0)
@@ -147,32 +135,50 @@ static int stage_clone(struct walk *walk, const struct step *step, struct join *
                : 0;
 }
 
+/* The stage itself is born in the cgroup, and init in it after: once a user namespace is joined, its
+ * caller may no longer touch the host's cgroups; and moving there would wait for a grace period. */
+static pid_t clone_stage(struct walk *walk, int cgroup) {
+    struct clone_args arguments = {.exit_signal = SIGCHLD};
+    if (cgroup >= 0) {
+        arguments.flags = CLONE_INTO_CGROUP;
+        arguments.cgroup = (__u64)cgroup;
+    }
+    pid_t stage = sys_clone3(&arguments);
+    return stage < 0 ? fail(walk->failure, "clone3", "the stage that joins namespaces") : stage;
+}
+
 /* Receive what the stage made. The stage has ended when this returns. */
 static int clone_by_stage(struct walk *walk, const struct step *step, struct join *joins, int count,
                           int cgroup, int init_end) {
     enum baton_kind kind = BATON_GONE;
     uint32_t value = 0;
-    pid_t stage = fork();
+    pid_t stage = clone_stage(walk, cgroup);
     if (stage < 0)
-        return fail(walk->failure, "fork", "the stage that joins namespaces");
+        return -1;
     if (stage == 0) {
         close(walk->baton);
         walk->baton = init_end;
-        if (stage_clone(walk, step, joins, count, cgroup) < 0)
+        if (stage_clone(walk, step, joins, count) < 0)
             _exit(baton_send(walk, BATON_FAILED, 0) < 0 ? 2 : 1);
         _exit(0);
     }
     close(init_end);
     int received = baton_receive(walk, &kind, &value);
-    while (waitpid(stage, NULL, 0) < 0 && errno == EINTR)
-        ;
-    if (received == 0 && kind == BATON_FAILED)
-        return -1;
     if (received < 0 || kind != BATON_CLONED || walk->slot[SLOT_PIDFD] < 0) {
+        /* there may be an init (a failure may be its own word, which overtook the stage's): it
+         * ends when nobody holds the other end */
+        close(walk->baton);
+        walk->baton = -1;
+        while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
+            ;
+        if (received == 0 && kind == BATON_FAILED)
+            return -1;
         errno = ECHILD;
         return fail(walk->failure, "clone3",
                     "the stage that joins namespaces ended without a word");
     }
+    while (waitpid(stage, NULL, 0) < 0 && errno == EINTR)
+        ;
     walk->child = (pid_t)value;
     walk->pidfd = walk->slot[SLOT_PIDFD];
     walk->slot[SLOT_PIDFD] = -1;
