@@ -17,6 +17,7 @@ from onggi.engine.measure import Measure
 from onggi.engine.places import Places
 from onggi.engine.reconcile import reconcile
 from onggi.engine.records import Records
+from onggi.engine.runs import Runs
 from onggi.engine.system import System
 from onggi.engine.views import Views
 from onggi.engine.volumes import Volumes
@@ -31,8 +32,9 @@ class Engine:
     def __init__(self, core: Core) -> None:
         self._core = core
         volumes, measure = Volumes(core), Measure(core)
-        self._containers = Containers(core, volumes)
-        self._handlers = _handlers(core, self._containers, volumes, measure)
+        self._runs = Runs(core)
+        containers = Containers(core, self._runs, volumes)
+        self._handlers = _handlers(core, containers, volumes, measure)
 
     @classmethod
     async def open(cls, layout: Layout) -> Engine:
@@ -45,7 +47,7 @@ class Engine:
         places.prepare()
         core = Core(layout, probe(), Records(places.records), ImageStore(places.images), Keel())
         engine = cls(core)
-        await reconcile(core, engine._containers)
+        await reconcile(core, engine._runs)
         return engine
 
     def handlers(self) -> Mapping[str, Callable[..., Any]]:

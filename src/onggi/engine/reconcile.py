@@ -14,10 +14,10 @@ from contextlib import suppress
 import msgspec
 
 from onggi.engine.cleanup import clean_container, clean_run, remove_cgroup, remove_task_directory
-from onggi.engine.containers import Containers
 from onggi.engine.core import Core
 from onggi.engine.prepare import EXIT_RECORD
 from onggi.engine.records import ContainerRecord
+from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
 from onggi.errors import EngineError
 from onggi.kernel.processes import boot_id
@@ -29,19 +29,19 @@ log = logging.getLogger(__name__)
 _ANSWER_S = 5.0
 
 
-async def reconcile(core: Core, containers: Containers) -> None:
+async def reconcile(core: Core, runs: Runs) -> None:
     """Bring every record up to date and remove what has none. Runs before the first request."""
     boot = boot_id()
     for record in list(core.records.containers.values()):
-        if record.state == "removing" and not await _alive(core, containers, record, boot):
+        if record.state == "removing" and not await _alive(core, runs, record, boot):
             core.background(clean_container(core, record))
         elif record.state in ("starting", "running", "paused"):
-            await _settle(core, containers, record, boot)
+            await _settle(core, runs, record, boot)
     await _remove_strangers(core)
 
 
-async def _settle(core: Core, containers: Containers, record: ContainerRecord, boot: str) -> None:
-    if await _alive(core, containers, record, boot):
+async def _settle(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> None:
+    if await _alive(core, runs, record, boot):
         return
     event = await _exit_record(core, record, boot)
     if record.state == "starting" and event is None:
@@ -50,10 +50,10 @@ async def _settle(core: Core, containers: Containers, record: ContainerRecord, b
         undone = msgspec.structs.replace(record, state="created", id_base=None)
         core.records.update_container(undone)
         return
-    containers.ended(record.id, event)
+    runs.ended(record.id, event)
 
 
-async def _alive(core: Core, containers: Containers, record: ContainerRecord, boot: str) -> bool:
+async def _alive(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> bool:
     """Take over the container's monitor, if there is one that answers."""
     if record.boot_id != boot:
         return False
@@ -80,7 +80,7 @@ async def _alive(core: Core, containers: Containers, record: ContainerRecord, bo
     if record.state == "starting":
         record = msgspec.structs.replace(record, state="running", pid=task.pid)
         core.records.update_container(record)
-    containers.adopt(record.id, task)
+    runs.adopt(record.id, task)
     return True
 
 

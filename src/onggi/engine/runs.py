@@ -1,0 +1,168 @@
+"""One run of a container: from `starting` to the day its first process has ended.
+
+The record is written before anything is made; a start that fails leaves nothing; an end is recorded
+and told first, and cleaned up behind everybody's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+
+import msgspec
+
+from onggi.engine.api.requests import TerminalSize
+from onggi.engine.cleanup import clean_container, clean_run
+from onggi.engine.core import Core
+from onggi.engine.ends import describe_end
+from onggi.engine.prepare import joined_container, joins, launch, own_id_range
+from onggi.engine.records import ContainerRecord
+from onggi.engine.tasks import Task
+from onggi.errors import EngineError
+from onggi.image.images import Image
+from onggi.kernel.processes import boot_id
+from onggi.runtime.failure import explain_failure, explain_warning
+from onggi.runtime.steps import Plan
+from onggi.sandbox.messages import Exited, Failed
+from onggi.sandbox.monitor import Monitor
+from onggi.specs.runtime import encode_config
+
+
+class Runs:
+    """The runs of one engine's containers."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def start(
+        self,
+        record: ContainerRecord,
+        image: Image,
+        size: TerminalSize,
+        attach: bool,
+        attach_stdin: bool,
+    ) -> tuple[Task, tuple[str, ...], socket.socket | None]:
+        """Start the record's container; on failure everything made for the run is gone again."""
+        core = self._core
+        core.check_open()
+        own = own_id_range(record.spec, joined_container(core, record.spec))
+        record = msgspec.structs.replace(
+            record,
+            state="starting",
+            boot_id=boot_id(),
+            id_base=core.ranges.lend() if own else None,
+            exit=None,
+            killed_by="",
+        )
+        core.records.update_container(record)
+        ours, theirs = socket.socketpair() if attach else (None, None)
+        try:
+            with joins(core, record) as joined:
+                made = launch(core, record, image, size, joined)
+                monitor = _spawn(core, record, made.plan)
+                task = Task(monitor, core.loop)
+                if theirs is not None:
+                    monitor.attach(
+                        theirs.fileno(),
+                        stdin=attach_stdin and record.spec.stdin_open,
+                        stdout=True,
+                        stderr=True,
+                    )
+                monitor.go()
+                outcome = await task.started
+            if isinstance(outcome, Failed):
+                raise explain_failure(outcome, made.plan, str(image.platform))
+        except BaseException:
+            if ours is not None:
+                ours.close()
+            await self._undo_start(record)
+            raise
+        finally:
+            if theirs is not None:
+                theirs.close()
+        self._running(record, task, encode_config(made.config))
+        warnings = made.warnings + tuple(explain_warning(w, made.plan) for w in task.warnings)
+        return task, warnings, ours
+
+    def _running(self, record: ContainerRecord, task: Task, config: bytes) -> None:
+        """Note that the process runs, and what to do when it ends."""
+        core = self._core
+        record = msgspec.structs.replace(
+            record,
+            state="running",
+            pid=task.pid,
+            started_ns=time.time_ns(),
+            finished_ns=0,
+            config=config,
+        )
+        core.records.update_container(record)
+        self.adopt(record.id, task)
+        core.events.publish(
+            "container", "start", record.id, name=record.name, image=record.spec.image
+        )
+
+    def adopt(self, container_id: str, task: Task) -> None:
+        """Watch a running task; also for one that an earlier engine started."""
+        core = self._core
+        core.tasks[container_id] = task
+        core.ends[container_id] = core.loop.create_future()
+        task.exited.add_done_callback(lambda future: self.ended(container_id, future.result()))
+
+    async def _undo_start(self, record: ContainerRecord) -> None:
+        await clean_run(self._core, record)
+        if record.id in self._core.records.containers:
+            undone = msgspec.structs.replace(record, state="created", id_base=None)
+            self._core.records.update_container(undone)
+
+    def ended(self, container_id: str, event: Exited | None) -> None:
+        """The first process has ended: record it, tell everybody, clean up behind their backs."""
+        core = self._core
+        core.tasks.pop(container_id, None)
+        record = core.records.containers[container_id]
+        try:
+            oom = core.cgroup(container_id).oom()
+        except EngineError:
+            oom = None
+        status = describe_end(event, oom, record.killed_by)
+        removing = record.spec.auto_remove or record.state == "removing"
+        record = msgspec.structs.replace(
+            record,
+            state="removing" if removing else "exited",
+            name="" if removing else record.name,
+            pid=0,
+            exit=status,
+            finished_ns=status.finished_ns or time.time_ns(),
+        )
+        name = core.records.containers[container_id].name
+        core.records.update_container(record)
+        if status.oom_killed:
+            core.events.publish("container", "oom", container_id, name=name)
+        core.events.publish("container", "die", container_id, name=name, exitCode=str(status.code))
+        end = core.ends.pop(container_id, None)
+        if end is not None and not end.done():
+            end.set_result(status)
+        core.background(self.clean(record, name))
+
+    async def clean(self, record: ContainerRecord, name: str) -> None:
+        core = self._core
+        # One turn of the loop first: whoever waits for the exit is answered before.
+        await asyncio.sleep(0)
+        async with core.lock(record.id):
+            if record.state != "removing":
+                await clean_run(core, record)
+                return
+            await clean_container(core, record)
+        core.events.publish("container", "destroy", record.id, name=name)
+
+
+def _spawn(core: Core, record: ContainerRecord, plan: Plan) -> Monitor:
+    """Spawn the monitor, with the container's v2 cgroup lent to it where there is one."""
+    v2 = core.cgroup(record.id).open_v2()
+    if v2 is None:
+        return Monitor.spawn(core.keel, plan)
+    try:
+        return Monitor.spawn(core.keel, plan, (v2,))
+    finally:
+        os.close(v2)
