@@ -193,7 +193,26 @@ class _Reader:
     def _unknown(self, name: str) -> InvalidArgument:
         meant = nearest(name, [known for known in self._table if known.startswith("--")])
         hint = f"did you mean {meant}?" if meant else f"onggi {self._verb} --help lists them all"
+        hint = NOT_YET.get(name, hint)
         return InvalidArgument(f"onggi {self._verb} has no option {name}", hint=hint)
+
+
+_PORTS = "publishing ports is not there yet; --network host shares the host's ports"
+#: Options of docker's that people will try, and what to do instead.
+NOT_YET = {
+    "-p": _PORTS,
+    "--publish": _PORTS,
+    "-P": _PORTS,
+    "--publish-all": _PORTS,
+    "--restart": "restart policies are not there yet; onggi start starts it again",
+    "--pull": "pulling from registries is not there yet; onggi image load brings images",
+    "--platform": "images of other platforms are not there yet",
+    "--health-cmd": "health checks are not there yet; onggi exec can look",
+    "--network-alias": "networks with names are not there yet; --network container:NAME shares one",
+    "--log-driver": "logs are json-file logs; --log-opt sets their size",
+    "--gpus": "name the device nodes with --device",
+    "--link": "links are gone for good; --network container:NAME shares a network",
+}
 
 
 def parse(
