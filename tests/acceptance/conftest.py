@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from acceptance import probe as hostile
 from acceptance import rig
 
 
@@ -32,3 +33,9 @@ def own_onggi(tmp_path: Path) -> Iterator[rig.Onggi]:
     """An engine of the test's own, to be killed for instance."""
     with rig.engine(tmp_path / "root") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> hostile.Probe:
+    """The hostile program, compiled once."""
+    return hostile.build(tmp_path_factory.mktemp("probe"))

@@ -52,6 +52,11 @@ class Onggi:
         found: list[dict[str, Any]] = json.loads(self.out("inspect", container))
         return found[0]
 
+    def view(self, container: str) -> dict[str, Any]:
+        """One running container from both sides, as `view` tells it."""
+        found: dict[str, Any] = json.loads(self.out("view", "--json", container))
+        return found
+
     def pid(self, container: str) -> int:
         """The host's id of the container's first process."""
         return int(self.inspect(container)["State"]["Pid"])

@@ -164,6 +164,19 @@ def test_limits_and_oom_score(keel: Keel, box: Box) -> None:
     assert out.split() == ["321", "100", "200"]
 
 
+@pytest.mark.parametrize("late_filter", [False, True])
+def test_no_room_for_open_files_is_the_applications_matter(
+    keel: Keel, box: Box, late_filter: bool
+) -> None:
+    """keel's own pipes are made before the container's limits hold."""
+    limit = SetRlimit(resource=7, soft=3, hard=3)
+    load = LoadSeccomp(flags=0, program=ALLOW * 4096)
+    user = become(1000, 1000)
+    last = (SetNoNewPrivileges(), user, load) if late_filter else (load, user)
+    late = (ChangeDirectory(path="/"), limit, *last)
+    assert run(keel, box.plan("echo", "hi", late=late)).succeed() == "hi\n"
+
+
 def test_time_offsets(keel: Keel, box: Box) -> None:
     before = (SetTimeOffsets(offsets="boottime 1000000 0\n"),)
     out = run(keel, box.plan("cat", "/proc/uptime", before=before)).succeed()

@@ -138,7 +138,8 @@ filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.a
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
 with Keel() as keel:
-    print(run(keel, Box(Path(sys.argv[1])).plan("sh", "-c", "touch /x; stat -c %u /x")).succeed())
+    script = "touch /x; stat -c %u /x; cat /proc/self/mountinfo"
+    print(run(keel, Box(Path(sys.argv[1])).plan("sh", "-c", script)).succeed())
 """
 
 
@@ -151,8 +152,27 @@ def test_layers_are_named_where_the_kernel_takes_no_descriptors(tmp_path: Path) 
         text=True,
         check=False,
     )
-    assert (done.stdout.split(), done.stderr) == (["0"], "")
+    assert (done.stdout.split()[0], done.stderr) == ("0", "")
+    assert " - overlay " in done.stdout
+    assert str(tmp_path) not in done.stdout
     assert (tmp_path / "snapshot/fs/x").stat().st_uid == 0
+
+
+def test_the_container_is_not_told_where_its_layers_are(keel: Keel, box: Box) -> None:
+    out = run(keel, box.plan("cat", "/proc/self/mountinfo")).succeed()
+    assert "lowerdir+=/,upperdir=/fs,workdir=/work," in out
+    assert str(box.place) not in out
+
+
+def test_an_overlay_that_may_fail_leaves_the_root_where_it_was(keel: Keel, box: Box) -> None:
+    before = (OpenTree(slot=1, path=str(box.layer)), OpenTree(slot=2, path=str(box.layer)))
+    plan = box.plan("cat", "/proc/self/mountinfo", before=before)
+    steps = list(plan.steps)
+    at = next(n for n, step in enumerate(steps) if isinstance(step, MountOverlay))
+    steps.insert(at, MountOverlay(slot=3, lowers=(1, 2), options=("nonsense",), optional=True))
+    outcome = run(keel, Plan(tuple(steps)))
+    assert [(w.call, w.errno) for w in outcome.warned] == [("fsconfig", errno.EINVAL)]
+    assert str(box.place) not in outcome.succeed()
 
 
 def test_a_single_layer_without_an_upper_is_read_only(keel: Keel, box: Box) -> None:

@@ -171,6 +171,83 @@ def test_born_in_a_cgroup(keel: Keel, box: Box) -> None:
         cgroup.rmdir()
 
 
+@pytest.fixture
+def frozen() -> Iterator[Path]:
+    """A cgroup of the v1 freezer in which everything stops; it goes on when the file is written."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    found = (Path(mount[1]) for mount in mounts if "freezer" in mount[3].split(","))
+    hierarchy = next(found, None)
+    if hierarchy is None:
+        pytest.skip("host feature missing: the cgroup v1 freezer")
+    cgroup = hierarchy / f"onggi-test-keel-{os.getpid()}"
+    cgroup.mkdir()
+    try:
+        (cgroup / "freezer.state").write_text("FROZEN")
+        yield cgroup
+    finally:
+        (cgroup / "freezer.state").write_text("THAWED")
+        cgroup.rmdir()
+
+
+def stopped_in(cgroup: Path) -> int | None:
+    """The one process that was caught by its own move into the cgroup."""
+    tasks = (cgroup / "tasks").read_text().split()
+    frozen = (cgroup / "freezer.state").read_text() == "FROZEN\n"
+    return int(tasks[0]) if len(tasks) == 1 and frozen else None
+
+
+def test_joining_a_v1_cgroup_is_the_first_that_init_does(
+    keel: Keel, box: Box, frozen: Path
+) -> None:
+    before = (JoinCgroups(paths=(f"{frozen}/tasks",)),)
+    with Task(keel, box.plan("cat", "/proc/self/cgroup", before=before)) as task:
+        init = wait_until(lambda: stopped_in(frozen))
+        assert Path(f"/proc/{init}/comm").read_text() == "keel:monitor\n"  # no name of its own yet
+        assert Path(f"/proc/{init}/stat").read_text().split()[3] == str(task.spawned_pid)
+        (frozen / "freezer.state").write_text("THAWED")
+        assert f":freezer:/{frozen.name}\n" in task.finish().succeed()
+
+
+def test_an_exec_joins_a_v1_cgroup_although_it_is_nobody_on_the_host(
+    keel: Keel, box: Box, frozen: Path
+) -> None:
+    with Task(keel, box.plan("sleep", "60")) as first:
+        started = first.until_started()
+        assert started.pidfd is not None
+        clone = CloneInto(flags=0, pidfd_joins=(0, JOINED | NEW_USER))
+        plan = enter(box, "cat /proc/self/cgroup", clone, ChangeDirectory(path="/"), become(7, 7))
+        plan = Plan((plan.steps[0], JoinCgroups(paths=(f"{frozen}/tasks",)), *plan.steps[1:]))
+        with Task(keel, plan, borrowed=(started.pidfd,)) as second:
+            init = wait_until(lambda: stopped_in(frozen))
+            assert Path(f"/proc/{init}/comm").read_text() == "keel:monitor\n"
+            own = os.readlink(f"/proc/{started.pid}/ns/user")
+            assert os.readlink(f"/proc/{init}/ns/user") == own
+            (frozen / "freezer.state").write_text("THAWED")
+            assert f":freezer:/{frozen.name}\n" in second.finish().succeed()
+
+
+@pytest.mark.parametrize("joins", [(), ("uts:/proc/self/ns/uts",)])
+def test_a_cgroup_that_init_cannot_join(
+    keel: Keel, box: Box, tmp_path: Path, joins: tuple[str, ...]
+) -> None:
+    """With joins init's word may overtake that of the stage which made it."""
+    paths = ("/dev/null", "/dev/full", "/dev/zero")
+    run_dir = tmp_path / "other"
+    run_dir.mkdir()
+    execute = Execute(arguments=("true",), environment=(), candidates=("/bin/true",))
+    clone = CloneInto(flags=NEW_IPC, joins=joins)
+    supervise = Supervise(run_dir=str(run_dir))
+    failed = run(keel, Plan((supervise, JoinCgroups(paths=paths), clone, execute))).failed
+    assert (failed.step_index, failed.opcode, failed.call) == (1, JoinCgroups.opcode, "write")
+    assert (failed.errno, failed.detail) == (errno.ENOSPC, "/dev/full")
+    twice = (JoinCgroups(paths=paths[:1]), JoinCgroups(paths=paths[:1]))
+    failed = run(keel, Plan((supervise, *twice, clone, execute))).failed
+    assert (failed.step_index, failed.errno) == (2, errno.E2BIG)
+    optional = JoinCgroups(paths=paths[:1], optional=True)
+    failed = run(keel, Plan((supervise, optional, clone, execute))).failed
+    assert (failed.step_index, failed.call) == (1, "decode")
+
+
 def test_optional_steps_warn_on_either_side(keel: Keel, box: Box) -> None:
     after = (SetRlimit(resource=99, soft=1, hard=1, optional=True),)
     late = (

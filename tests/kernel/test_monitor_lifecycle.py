@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kernel.monitor_rig import Client, Task, expect, plan, wait_event, wait_until
+from kernel.monitor_rig import PATIENCE_S, Client, Task, expect, plan, wait_event, wait_until
 from onggi.errors import Unavailable
 from onggi.kernel.processes import boot_id, start_time_ticks
 from onggi.runtime.steps import Execute, Plan, SetHostname
@@ -104,6 +106,50 @@ def test_engine_gone_before_go_starts_nothing(keel: Keel, tmp_path: Path) -> Non
     task.close()
     assert not (tmp_path / "ran").exists()
     assert os.listdir(task.directory) == []
+
+
+def test_monitor_that_ends_before_it_is_asked_says_why(keel: Keel, tmp_path: Path) -> None:
+    with Monitor.spawn(keel, plan(tmp_path / "absent", "true")) as monitor:
+        wait_until(monitor.reap)
+        theirs, ours = socket.socketpair()
+        with theirs, ours:
+            monitor.attach(theirs.fileno(), stdin=True, stdout=True, stderr=True)
+        monitor.go()
+        assert "absent" in expect(monitor, Failed).detail
+        expect(monitor, Closed)
+        with pytest.raises(Unavailable):
+            monitor.resize(1, 1)
+
+
+def test_what_a_killed_monitor_told_is_not_lost(keel: Keel, tmp_path: Path) -> None:
+    """The kernel answers ECONNRESET first when a socket dies with messages unread."""
+    with Task(keel, tmp_path / "run", "exec sleep 60") as task:
+        task.monitor.go()
+        wait_until(lambda: read_state(task.run_dirfd) is not None)
+        assert select.select([task.monitor], [], [], PATIENCE_S)[0]
+        assert task.monitor_pid is not None
+        os.kill(task.monitor_pid, signal.SIGSTOP)
+        task.monitor.resize(1, 1)
+        os.kill(task.monitor_pid, signal.SIGKILL)
+        wait_until(task.monitor.reap)
+        task.started = expect(task.monitor, Started)
+        expect(task.monitor, Closed)
+
+
+def test_as_many_descriptors_as_slots(keel: Keel, tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with Monitor.spawn(keel, plan(tmp_path, "true"), borrowed=[fd] * 255) as monitor:
+            monitor.go()
+            started = expect(monitor, Started)
+            assert started.pidfd is not None
+            os.close(started.pidfd)
+            assert expect(monitor, Exited).code == 0
+            wait_until(monitor.reap)
+        with pytest.raises(ValueError, match="256 descriptors do not fit"):
+            Monitor.spawn(keel, plan(tmp_path, "true"), borrowed=[fd] * 256)
+    finally:
+        os.close(fd)
 
 
 def test_successor_takes_over(keel: Keel, tmp_path: Path) -> None:

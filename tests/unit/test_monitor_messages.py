@@ -38,14 +38,13 @@ def test_exited() -> None:
 
 @pytest.mark.parametrize(("number", "kind"), [(66, Failed), (67, Warned)])
 def test_failure(number: int, kind: type[Failed] | type[Warned]) -> None:
-    facts = b"path=/bin/a=b\nhead=7f45\n\nodd\n"
+    facts = b"path=/bin/a=b\nhead=7f45\n\nodd\ninterpreter=/bin/sh\r\n"
     packet = (
         struct.pack("<IIIi", number, 3, 40, 2) + text(b"execve") + text(b"\xff/x") + text(facts)
     )
     event = messages.decode(packet)
-    assert event == kind(
-        3, 40, 2, "execve", "\udcff/x", {"path": "/bin/a=b", "head": "7f45", "odd": ""}
-    )
+    expected = {"path": "/bin/a=b", "head": "7f45", "odd": "", "interpreter": "/bin/sh\r"}
+    assert event == kind(3, 40, 2, "execve", "\udcff/x", expected)
 
 
 @pytest.mark.parametrize(

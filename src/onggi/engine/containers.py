@@ -54,10 +54,13 @@ class Containers:
 
     async def create(self, spec: ContainerSpec, _fds: list[int]) -> Created:
         """Write the record of a new container; nothing runs yet."""
-        record, _, warnings = await self._create(spec)
-        return Created(id=record.id, name=record.name, warnings=warnings)
+        record, _ = await self._create(spec)
+        return Created(id=record.id, name=record.name)
 
-    async def _create(self, spec: ContainerSpec) -> tuple[ContainerRecord, Image, tuple[str, ...]]:
+    async def _create(
+        self, spec: ContainerSpec, *, starting: bool = False
+    ) -> tuple[ContainerRecord, Image]:
+        """A new container's record, stored; `starting`: its run begins with it."""
         core = self._core
         core.check_open()
         name = check_name(spec.name, "container") if spec.name else ""
@@ -75,14 +78,19 @@ class Containers:
                 created_ns=time.time_ns(),
                 volumes=made,
             )
-            core.records.insert_container(record)
+            record = self._runs.begin(record) if starting else record
+            try:
+                core.records.insert_container(record)
+            except EngineError:
+                core.ranges.give_back(record.id_base)
+                raise
         except EngineError:
             self._volumes.discard(made)
             raise
         core.events.publish(
-            "container", "create", record.id, name=record.name, image=spec.image, **spec.labels
+            "container", "create", record.id, spec.labels, name=record.name, image=spec.image
         )
-        return record, image, ()
+        return record, image
 
     async def _image(self, name: str) -> Image:
         """The image, unpacked. Found in memory as a rule: no thread, no disk."""
@@ -94,11 +102,12 @@ class Containers:
 
     async def run(self, request: RunRequest, _fds: list[int]) -> AsyncIterator[Item]:
         """Create and start. A start that fails leaves nothing behind."""
-        record, image, _ = await self._create(request.spec)
+        record, image = await self._create(request.spec, starting=True)
         try:
-            task, warnings, attached = await self._runs.start(
-                record, image, request.size, request.attach, request.attach_stdin
-            )
+            async with self._core.lock(record.id):
+                task, warnings, attached = await self._runs.start(
+                    record, image, request.size, request.attach, request.attach_stdin
+                )
         except BaseException:
             await self._discard(record.id)
             raise
@@ -118,6 +127,8 @@ class Containers:
             record = core.records.find_container(record.id)
             if core.running(record.id) is not None:
                 raise FailedPrecondition(f"container {record.name} is running already")
+            record = self._runs.begin(record)
+            core.records.update_container(record)
             task, warnings, attached = await self._runs.start(
                 record, image, request.size, request.attach, request.attach_stdin
             )
@@ -147,7 +158,9 @@ class Containers:
         """Ask the process to end, and kill it when it has not after the timeout."""
         core = self._core
         record = core.records.find_container(request.target)
-        task = core.running(record.id)
+        async with core.lock(record.id):
+            # Not while it starts: then it would run on afterwards.
+            task = core.running(record.id)
         if task is None:
             return Nothing()
         end = core.ends[record.id]
@@ -258,12 +271,15 @@ class Containers:
         return Nothing()
 
     async def _discard(self, container_id: str, *, volumes: bool = True) -> None:
-        """Begin the removal; a run ends first, and its end goes on with the removal."""
+        """Begin the removal; a run ends first, and its end goes on with the removal.
+
+        One that is just starting is taken away by its start, which finds what the record says.
+        """
         core = self._core
         record = core.records.containers.get(container_id)
         if record is None or record.state == "removing":
             return
-        name = record.name
+        name, starting = record.name, record.state == "starting"
         kept = record.volumes if volumes else ()
         record = msgspec.structs.replace(record, state="removing", name="", volumes=kept)
         core.records.update_container(record)
@@ -272,5 +288,5 @@ class Containers:
             end = core.ends[container_id]
             task.signal(signals.SIGKILL)
             await asyncio.shield(end)
-        else:
+        elif not starting:
             core.background(self._runs.clean(record, name))

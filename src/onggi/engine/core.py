@@ -17,6 +17,7 @@ from onggi.engine.tasks import Task
 from onggi.errors import Unavailable
 from onggi.image.images import ImageStore
 from onggi.kernel.cgroups.driver import Cgroup
+from onggi.kernel.processes import boot_id
 from onggi.runtime.host import HostFacts
 from onggi.sandbox.keel import Keel
 
@@ -41,6 +42,7 @@ class Core:
         self.ranges = IdRanges(host.uid_pool, layout.instance)
         self.loop = asyncio.get_running_loop()
         self.started_ns = time.time_ns()
+        self.boot_id = boot_id()
         self.tasks: dict[str, Task] = {}
         self.ends: dict[str, asyncio.Future[ExitStatus]] = {}
         self.gone: dict[str, asyncio.Event] = {}

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
 
 from onggi.engine.api.answers import Event
 from onggi.engine.api.requests import EventsRequest
@@ -25,8 +26,16 @@ class Events:
         self._history: deque[Event] = deque(maxlen=HISTORY)
         self._listeners: set[asyncio.Queue[Event]] = set()
 
-    def publish(self, kind: str, action: str, target: str, **attributes: str) -> None:
-        """Tell everybody, now."""
+    def publish(
+        self,
+        kind: str,
+        action: str,
+        target: str,
+        labels: Mapping[str, str] = MappingProxyType({}),
+        **facts: str,
+    ) -> None:
+        """Tell everybody, now. A fact goes before a label of the same name."""
+        attributes = {**labels, **facts}
         event = Event(
             time_ns=time.time_ns(), kind=kind, action=action, id=target, attributes=attributes
         )

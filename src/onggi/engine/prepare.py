@@ -8,6 +8,7 @@ and taken away by `cleanup`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -120,9 +121,13 @@ def launch(
         EngineError: something named in the specification is missing or wrong.
     """
     rootfs = _snapshot(core, record)
-    layers = (f"{rootfs.upper}/fs", *rootfs.lowers)
     image_config = image.config.config or ContainerConfig()
-    found = resolve(core, record, image_config, layers, joined)
+    user, groups = record.spec.user or image_config.user, record.spec.group_add
+    if record.started_ns:
+        who = find_user(user, (f"{rootfs.upper}/fs", *rootfs.lowers), groups)
+    else:  # it has written nothing yet
+        who = find_image_user(user, rootfs.lowers, groups)
+    found = resolve(core, record, who, joined)
     write_files(core, record)
     config = compose(record.spec, image_config, found, record.id)
     cgroup = core.cgroup(record.id)
@@ -144,7 +149,9 @@ def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
     """
     rootfs = core.images.snapshots.rootfs(record.id, image.chain_ids)
     image_config = image.config.config or ContainerConfig()
-    found = resolve(core, record, image_config, rootfs.lowers, {})
+    user = record.spec.user or image_config.user
+    who = find_image_user(user, rootfs.lowers, record.spec.group_add)
+    found = resolve(core, record, who, {})
     config = compose(record.spec, image_config, found, record.id)
     hierarchies = core.host.cgroups.hierarchies
     cgroup = core.places.cgroup(record.id)
@@ -209,20 +216,23 @@ def find_user(
     return found, tuple(dict.fromkeys(found.groups + added))
 
 
+#: The same for an image's layers, which never change.
+find_image_user = functools.lru_cache(maxsize=256)(find_user)
+
+
 def resolve(
     core: Core,
     record: ContainerRecord,
-    image: ContainerConfig,
-    layers: tuple[str, ...],
+    who: tuple[ResolvedUser, tuple[int, ...]],
     joined: dict[str, str],
 ) -> Resolved:
-    """Look up what the specification names: user, devices, volumes, paths.
+    """Look up what the specification names beside its user: devices, volumes, paths.
 
     Raises:
         EngineError: one of them is missing.
     """
     spec = record.spec
-    user, groups = find_user(spec.user or image.user, layers, spec.group_add)
+    user, groups = who
     return Resolved(
         user=User(uid=user.uid, gid=user.gid, additional_gids=groups),
         home=user.home,

@@ -20,7 +20,6 @@ from onggi.engine.records import ContainerRecord
 from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
 from onggi.errors import EngineError
-from onggi.kernel.processes import boot_id
 from onggi.sandbox.messages import Exited, Started
 from onggi.sandbox.monitor import Monitor
 from onggi.sandbox.records import read_exit_record
@@ -31,7 +30,7 @@ _ANSWER_S = 5.0
 
 async def reconcile(core: Core, runs: Runs) -> None:
     """Bring every record up to date and remove what has none. Runs before the first request."""
-    boot = boot_id()
+    boot = core.boot_id
     for record in list(core.records.containers.values()):
         if record.state == "removing" and not await _alive(core, runs, record, boot):
             core.background(clean_container(core, record))
@@ -47,8 +46,16 @@ async def _settle(core: Core, runs: Runs, record: ContainerRecord, boot: str) ->
     if record.state == "starting" and event is None:
         # Nobody was told that it runs: it has not been started.
         await clean_run(core, record)
-        undone = msgspec.structs.replace(record, state="created", id_base=None)
+        gone = record.spec.auto_remove
+        undone = msgspec.structs.replace(
+            record,
+            state="removing" if gone else "created",
+            name="" if gone else record.name,
+            id_base=None,
+        )
         core.records.update_container(undone)
+        if gone:
+            core.background(clean_container(core, undone))
         return
     runs.ended(record.id, event)
 

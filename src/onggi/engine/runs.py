@@ -13,6 +13,7 @@ import time
 
 import msgspec
 
+from onggi.engine.api.answers import ExitStatus
 from onggi.engine.api.requests import TerminalSize
 from onggi.engine.cleanup import clean_container, clean_run
 from onggi.engine.core import Core
@@ -20,9 +21,8 @@ from onggi.engine.ends import describe_end
 from onggi.engine.prepare import joined_container, joins, launch, own_id_range
 from onggi.engine.records import ContainerRecord
 from onggi.engine.tasks import Task
-from onggi.errors import EngineError
+from onggi.errors import Conflict, EngineError, StartFailed
 from onggi.image.images import Image
-from onggi.kernel.processes import boot_id
 from onggi.runtime.failure import explain_failure, explain_warning
 from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Exited, Failed
@@ -36,6 +36,24 @@ class Runs:
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    def begin(self, record: ContainerRecord) -> ContainerRecord:
+        """The record of a container that is about to start, with ids lent to it; not stored.
+
+        Raises:
+            EngineError: no ids are free, or what it joins does not run.
+        """
+        core = self._core
+        core.check_open()
+        own = own_id_range(record.spec, joined_container(core, record.spec))
+        return msgspec.structs.replace(
+            record,
+            state="starting",
+            boot_id=core.boot_id,
+            id_base=core.ranges.lend() if own else None,
+            exit=None,
+            killed_by="",
+        )
+
     async def start(
         self,
         record: ContainerRecord,
@@ -44,19 +62,11 @@ class Runs:
         attach: bool,
         attach_stdin: bool,
     ) -> tuple[Task, tuple[str, ...], socket.socket | None]:
-        """Start the record's container; on failure everything made for the run is gone again."""
+        """Start a container that `begin` has prepared and whose lock is held.
+
+        On failure everything made for the run is gone again, and the record says why.
+        """
         core = self._core
-        core.check_open()
-        own = own_id_range(record.spec, joined_container(core, record.spec))
-        record = msgspec.structs.replace(
-            record,
-            state="starting",
-            boot_id=boot_id(),
-            id_base=core.ranges.lend() if own else None,
-            exit=None,
-            killed_by="",
-        )
-        core.records.update_container(record)
         ours, theirs = socket.socketpair() if attach else (None, None)
         try:
             with joins(core, record) as joined:
@@ -74,10 +84,12 @@ class Runs:
                 outcome = await task.started
             if isinstance(outcome, Failed):
                 raise explain_failure(outcome, made.plan, str(image.platform))
-        except BaseException:
+            if core.records.containers[record.id].state == "removing":
+                raise Conflict(f"container {record.name} was removed while it started")
+        except BaseException as error:
             if ours is not None:
                 ours.close()
-            await self._undo_start(record)
+            await self._undo_start(record, error)
             raise
         finally:
             if theirs is not None:
@@ -110,11 +122,21 @@ class Runs:
         core.ends[container_id] = core.loop.create_future()
         task.exited.add_done_callback(lambda future: self.ended(container_id, future.result()))
 
-    async def _undo_start(self, record: ContainerRecord) -> None:
-        await clean_run(self._core, record)
-        if record.id in self._core.records.containers:
-            undone = msgspec.structs.replace(record, state="created", id_base=None)
-            self._core.records.update_container(undone)
+    async def _undo_start(self, record: ContainerRecord, error: BaseException) -> None:
+        core = self._core
+        await clean_run(core, record)
+        current = core.records.containers[record.id]
+        if current.state == "removing":
+            core.background(self.clean(current, record.name))
+            return
+        code = error.exit_code if isinstance(error, StartFailed) else 125
+        undone = msgspec.structs.replace(
+            record,
+            state="exited" if record.started_ns else "created",
+            id_base=None,
+            exit=ExitStatus(code=code, explanation=str(error)),
+        )
+        core.records.update_container(undone)
 
     def ended(self, container_id: str, event: Exited | None) -> None:
         """The first process has ended: record it, tell everybody, clean up behind their backs."""
@@ -146,6 +168,7 @@ class Runs:
         core.background(self.clean(record, name))
 
     async def clean(self, record: ContainerRecord, name: str) -> None:
+        """Take away what the run, or the whole container, has left."""
         core = self._core
         # One turn of the loop first: whoever waits for the exit is answered before.
         await asyncio.sleep(0)

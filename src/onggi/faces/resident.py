@@ -29,6 +29,7 @@ from onggi.engine.layout import Layout, layout_for  # noqa: E402
 from onggi.faces.cli.place import SocketAddress  # noqa: E402
 from onggi.faces.cli.server import Handler, serve  # noqa: E402
 from onggi.faces.cli.spawn import BUSY, READY  # noqa: E402
+from onggi.faces.warm.descriptors import close_from  # noqa: E402
 
 GROUP = "onggi"
 _LOG_BYTES = 10_000_000
@@ -189,6 +190,7 @@ def _announcer(layout: Layout) -> Callable[[], None]:
         os.close(log)
 
     if fd >= 0:
+        close_from(fd + 1)
         os.set_inheritable(fd, False)
     return ready
 

@@ -19,6 +19,7 @@ from msgspec import Struct
 from onggi.errors import EngineError, InvalidArgument, ResourceExhausted, Unsupported, from_os_error
 from onggi.image.compression import DEFAULT_LIMITS, Limits
 from onggi.image.durable import delete_tree, write_all
+from onggi.image.overlay import OVERLAY_XATTRS, is_whiteout, set_opaque
 from onggi.image.tar_reader import (
     BLOCK_DEVICE,
     CHARACTER,
@@ -33,9 +34,6 @@ from onggi.image.tar_reader import (
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
-#: userxattr overlays read the first, those of the host's root the second.
-OPAQUE_XATTRS = ("user.overlay.opaque", "trusted.overlay.opaque")
-OVERLAY_XATTRS = ("user.overlay.", "trusted.overlay.")
 MAX_OPEN_DIRECTORIES = 64
 
 _ODD_PARTS = frozenset((b"", b".", b".."))
@@ -223,7 +221,7 @@ class _Applier:
         fd = self._enter(parent, base, path, entry) if path not in self._open else self._open[path]
         self._dress_directory(fd, path, entry)
         if opaque:
-            _set_opaque(fd)
+            set_opaque(fd)
 
     def _dress_directory(self, fd: int, path: bytes, entry: Entry) -> None:
         os.fchown(fd, entry.uid, entry.gid)
@@ -358,7 +356,7 @@ class _Applier:
     def _whiteout(self, parent: int, base: bytes, entry: Entry) -> None:
         """A whiteout hides what lies below; what this layer itself has stays."""
         if base == OPAQUE_NAME:
-            _set_opaque(parent)
+            set_opaque(parent)
             return
         if base.startswith(WHITEOUT_PREFIX * 2):
             return  # AUFS's own bookkeeping
@@ -372,7 +370,7 @@ class _Applier:
             if stat.S_ISDIR(status.st_mode):
                 fd = os.open(target, _DIRECTORY, dir_fd=parent)
                 try:
-                    _set_opaque(fd)
+                    set_opaque(fd)
                 finally:
                     os.close(fd)
 
@@ -385,11 +383,6 @@ class _Applier:
             os.unlink(base, dir_fd=parent)
 
 
-def is_whiteout(status: os.stat_result) -> bool:
-    """Whether overlayfs reads this inode as "deleted here"."""
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
 def _make_special(parent: int, base: bytes, entry: Entry) -> None:
     if entry.type == SYMLINK:
         if not entry.link:
@@ -400,11 +393,6 @@ def _make_special(parent: int, base: bytes, entry: Entry) -> None:
     else:
         kind = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK}[entry.type]
         os.mknod(base, kind | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
-
-
-def _set_opaque(fd: int) -> None:
-    for name in OPAQUE_XATTRS:
-        os.setxattr(fd, name, b"y")
 
 
 def _set_xattrs(where: int | bytes, entry: Entry) -> None:

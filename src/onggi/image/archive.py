@@ -98,6 +98,8 @@ def load(images: ImageStore, fd: int) -> tuple[Image, ...]:
                 "the archive holds no image: neither index.json nor manifest.json",
                 hint="bring a plain root filesystem in with `onggi import`",
             )
+        for target, names in found:
+            images.examine(target, names)
         return tuple(images.add(target, names) for target, names in found)
 
 
@@ -153,7 +155,7 @@ def _ingest(store: ContentStore, reader: TarReader, name: str) -> Blob:
 def _oci_images(contents: _Contents) -> list[tuple[Descriptor, tuple[str, ...]]]:
     index = parse_index(contents.documents["index.json"])
     found: dict[str, tuple[Descriptor, list[str]]] = {}
-    for entry in index.manifests or ():
+    for entry in index.manifests:
         names = found.setdefault(entry.digest, (entry, []))[1]
         annotations = entry.annotations or {}
         # A bare tag, as the specification has it, is no name by itself.

@@ -11,10 +11,11 @@ import os
 from collections.abc import Iterable
 
 from onggi.errors import InvalidArgument, from_os_error
-from onggi.image.apply import OPAQUE_NAME, WHITEOUT_PREFIX, is_whiteout
+from onggi.image.apply import OPAQUE_NAME, WHITEOUT_PREFIX
+from onggi.image.overlay import is_opaque, is_whiteout
 from onggi.image.tar_reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, shown
 from onggi.image.tar_writer import TarWriter, Write, entry_of
-from onggi.image.trees import Node, is_opaque, kept_xattrs, open_beneath, walk
+from onggi.image.trees import Node, kept_xattrs, open_beneath, walk
 from onggi.kernel.paths import open_regular
 
 

@@ -24,6 +24,7 @@ from onggi.errors import (
     InvalidArgument,
     NotFound,
 )
+from onggi.image.documents import reachable, read_config, read_document
 from onggi.image.durable import locked, locked_if_free
 from onggi.image.platforms import check_platform, host_platform, runs_on
 from onggi.image.reference import DEFAULTS, Defaults, Reference
@@ -31,8 +32,6 @@ from onggi.image.snapshots import OverlaySnapshotter, chain_ids, next_chain_id
 from onggi.image.store import ContentStore
 from onggi.specs.image import (
     CONTAINERD_NAME,
-    MAX_CONFIG_BYTES,
-    MAX_MANIFEST_BYTES,
     OCI_INDEX,
     REF_NAME,
     Descriptor,
@@ -42,9 +41,7 @@ from onggi.specs.image import (
     Platform,
     check_digest,
     encode_document,
-    parse_image_config,
     parse_index,
-    parse_manifest,
 )
 
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
@@ -145,7 +142,7 @@ class ImageStore:
         known = self._entries
         if known is not None and known[0] == stamp:
             return known[1]
-        entries = parse_index(self.content.read_index()).manifests or ()
+        entries = parse_index(self.content.read_index()).manifests
         self._entries = (stamp, entries)
         return entries
 
@@ -204,7 +201,7 @@ class ImageStore:
     def _read_image(self, target: Descriptor, names: tuple[str, ...]) -> Image:
         shown = names[0] if names else target.digest[7:19]
         descriptor, manifest = self._read_manifest(target, shown)
-        config = self._read_config(manifest)
+        config = read_config(self.content, manifest)
         if len(config.diff_ids) != len(manifest.layers):
             raise DataLoss(
                 f"image {shown}: {len(manifest.layers)} layers, but {len(config.diff_ids)} diff ids"
@@ -223,26 +220,18 @@ class ImageStore:
         )
 
     def _read_manifest(self, target: Descriptor, shown: str) -> tuple[Descriptor, Manifest]:
-        document = self._read_document(target)
+        document = read_document(self.content, target)
         if isinstance(document, Manifest):
             return target, document
-        members = document.manifests or ()
+        members = document.manifests
         for member in members:
             fits = member.platform is None or runs_on(member.platform, self.platform)
             if fits and self.content.size_bytes(member.digest) is not None:
-                found = self._read_document(member)
+                found = read_document(self.content, member)
                 if isinstance(found, Manifest):
                     return member, found
         offered = ", ".join(sorted({str(m.platform) for m in members if m.platform})) or "nothing"
         raise FailedPrecondition(f"image {shown} is for {offered}, this host is {self.platform}")
-
-    def _read_document(self, descriptor: Descriptor) -> Manifest | Index:
-        data = self.content.read(descriptor.digest, MAX_MANIFEST_BYTES, descriptor.size)
-        return parse_manifest(data, descriptor.media_type)
-
-    def _read_config(self, manifest: Manifest) -> ImageConfig:
-        config = manifest.config
-        return parse_image_config(self.content.read(config.digest, MAX_CONFIG_BYTES, config.size))
 
     # Names.
 
@@ -263,10 +252,7 @@ class ImageStore:
         """
         wanted = [self._full_name(name) for name in names]
         bare = structs.replace(target, annotations=None, platform=None)
-        image = self._read_image(bare, tuple(wanted))
-        for layer in image.layers:
-            if self.content.size_bytes(layer.digest) != layer.size:
-                raise NotFound(f"layer {layer.digest} of image {image.short_name} is not here")
+        self.examine(bare, wanted)
         with locked(self._names_lock):
             before = self._fresh_entries()
             kept = [e for e in before if _name_of(e) not in wanted]
@@ -277,6 +263,14 @@ class ImageStore:
                 kept = [e for e in kept if e.digest != bare.digest or _name_of(e)]
             self._write_entries(_keep_nameless(before, kept))
         return self._image(bare, self._read_entries())
+
+    def examine(self, target: Descriptor, names: Sequence[str] = ()) -> Image:
+        """The image that `add` would register. Raises: as `add`."""
+        image = self._read_image(target, tuple(self._full_name(name) for name in names))
+        for layer in image.layers:
+            if self.content.size_bytes(layer.digest) != layer.size:
+                raise NotFound(f"layer {layer.digest} of image {image.short_name} is not here")
+        return image
 
     def tag(self, text: str, name: str) -> Image:
         """Give the image that `text` means another name. Raises: as `resolve`, InvalidArgument."""
@@ -338,7 +332,7 @@ class ImageStore:
             if not free:
                 return Removed(deferred=True)
             with locked(self._names_lock):
-                digests, chains = self._reachable(self._fresh_entries())
+                digests, chains = reachable(self.content, self._fresh_entries())
             blobs = sorted(set(self.content.digests()) - digests)
             for digest in blobs:
                 self.content.delete(digest)
@@ -355,28 +349,6 @@ class ImageStore:
                 kept.update(self.snapshots.ancestry(chain_id))
         return kept
 
-    def _reachable(self, entries: Sequence[Descriptor]) -> tuple[set[str], set[str]]:
-        """Digests of blobs and chain ids. Raises: DataLoss, before anything is deleted."""
-        digests: set[str] = set()
-        chains: set[str] = set()
-        pending = [*entries]
-        while pending:
-            descriptor = pending.pop()
-            if descriptor.digest in digests:
-                continue
-            digests.add(descriptor.digest)
-            if self.content.size_bytes(descriptor.digest) is None:
-                continue
-            document = self._read_document(descriptor)
-            if isinstance(document, Index):
-                pending += document.manifests or ()
-                continue
-            digests.add(document.config.digest)
-            digests.update(layer.digest for layer in document.layers)
-            if self.content.size_bytes(document.config.digest) is not None:
-                chains.update(chain_ids(self._read_config(document).diff_ids))
-        return digests, chains
-
     def _full_name(self, name: str) -> str:
         reference = Reference.parse(name, self.defaults)
         if reference.digest is not None:
@@ -384,7 +356,7 @@ class ImageStore:
         return reference.with_default_tag(self.defaults).canonical
 
     def _fresh_entries(self) -> tuple[Descriptor, ...]:
-        return parse_index(self.content.read_index()).manifests or ()
+        return parse_index(self.content.read_index()).manifests
 
     def _write_entries(self, entries: Sequence[Descriptor]) -> None:
         index = Index(2, tuple(entries), OCI_INDEX)

@@ -19,8 +19,8 @@ from typing import Self
 from msgspec import Struct
 
 from onggi.errors import FailedPrecondition, InvalidArgument, NotFound, SyscallError, from_os_error
-from onggi.image.apply import is_whiteout
-from onggi.image.trees import Node, is_opaque, open_beneath
+from onggi.image.overlay import is_opaque, is_whiteout
+from onggi.image.trees import Node, open_beneath
 from onggi.kernel.paths import read_file_bounded
 
 MAX_SYMLINKS = 40
@@ -158,11 +158,12 @@ class MergedView:
         links = 0
         while names:
             name = names.pop()
-            if name == b"..":
+            is_directory = stat.S_ISDIR(trail[-1].status.st_mode)
+            if name == b".." and is_directory:
                 if len(trail) > 1:
                     trail.pop()
                 continue
-            found = self._look_up(trail[-1], name) if _is_directory(trail[-1]) else None
+            found = self._look_up(trail[-1], name) if is_directory else None
             if found is None:
                 raise NotFound(f"{path!r} is not in the image")
             if not stat.S_ISLNK(found.status.st_mode) or not (names or follow):
@@ -186,10 +187,6 @@ def read_file(layers: Sequence[str], path: str, maximum_bytes: int) -> bytes:
     """One file of the merged view of `layers`, topmost first. Raises: as `MergedView`."""
     with MergedView(layers) as view:
         return view.read_file(path, maximum_bytes)
-
-
-def _is_directory(found: Found) -> bool:
-    return stat.S_ISDIR(found.status.st_mode)
 
 
 def _components(path: bytes, shown: str) -> list[bytes]:

@@ -272,7 +272,7 @@ class OverlaySnapshotter:
             raise from_os_error(error, f"removing snapshot {key}") from error
 
     def usage(self, key: str) -> Usage:
-        """What an upper takes. Raises: NotFound; SyscallError beyond PATH_MAX."""
+        """What an upper takes, as far as paths reach; it may be in use. Raises: NotFound."""
         path = os.path.join(self._upper(key), "fs")
         try:
             fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -280,7 +280,7 @@ class OverlaySnapshotter:
             raise NotFound(f"no snapshot {key}") from None
         try:
             blocks: dict[tuple[int, int], int] = {}
-            for node in walk(fd):
+            for node in walk(fd, live=True):
                 blocks[node.status.st_dev, node.status.st_ino] = node.status.st_blocks
         finally:
             os.close(fd)

@@ -263,7 +263,7 @@ class Ingest:
             raise from_os_error(error, "writing a blob") from error
 
     def commit(self) -> Blob:
-        """Verify, make durable and publish; a blob that is there already stays as it is.
+        """Verify, make durable and publish; the same blob again replaces, and so repairs, the old.
 
         Raises:
             DataLoss: too short, or not what its digest says.
@@ -279,10 +279,9 @@ class Ingest:
             raise DataLoss(f"content of {digest} arrived where {self._digest} was due")
         target = os.path.join(self._blobs, digest.removeprefix("sha256:"))
         try:
-            if not _is_whole(target, self.written_bytes):
-                os.fsync(self._fd)
-                os.rename(self._path, target)
-                sync_directory(self._blobs)
+            os.fsync(self._fd)
+            os.rename(self._path, target)
+            sync_directory(self._blobs)
         except OSError as error:
             raise from_os_error(error, "committing a blob") from error
         return Blob(digest, self.written_bytes)
@@ -309,14 +308,6 @@ class Ingest:
         tb: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _is_whole(path: str, size_bytes: int) -> bool:
-    """Cheap check for an existing blob: one of another size is damaged and gets replaced."""
-    try:
-        return os.stat(path).st_size == size_bytes
-    except FileNotFoundError:
-        return False
 
 
 def _layout_version(data: bytes) -> str | None:

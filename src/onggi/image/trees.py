@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 
 from msgspec import Struct
 
-from onggi.image.apply import OPAQUE_XATTRS, OVERLAY_XATTRS
+from onggi.errors import SyscallError
+from onggi.image.overlay import OVERLAY_XATTRS
 from onggi.kernel.constants import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from onggi.kernel.descriptors import Descriptor
 from onggi.kernel.syscalls import openat2
 
 _KEPT_XATTRS = ("user.", "security.capability", "system.posix_acl_")
+
+
+_UNREACHABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG))
 
 
 class Node(Struct, frozen=True):
@@ -38,8 +43,10 @@ def open_beneath(root: int, path: bytes, flags: int) -> Descriptor:
     )
 
 
-def walk(root: int) -> Iterator[Node]:
+def walk(root: int, *, live: bool = False) -> Iterator[Node]:
     """Every inode, directories before what they hold, names in bytewise order.
+
+    `live`: somebody is changing the tree; what vanished, or lies deeper than PATH_MAX, is left out.
 
     Raises:
         SyscallError: a path longer than PATH_MAX, which a container can make, for instance.
@@ -48,17 +55,28 @@ def walk(root: int) -> Iterator[Node]:
         yield Node(b"", os.fstat(fd))
     pending = [b""]
     while pending:
-        path = pending.pop()
-        with open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            names = sorted(os.fsencode(name) for name in os.listdir(fd))
-            below = []
-            for name in names:
+        try:
+            nodes = _children(root, pending.pop(), live)
+        except SyscallError as error:
+            if live and error.errno in _UNREACHABLE:
+                continue
+            raise
+        yield from nodes
+        pending += [node.path for node in reversed(nodes) if node.is_directory]
+
+
+def _children(root: int, path: bytes, live: bool) -> list[Node]:
+    nodes = []
+    with open_beneath(root, path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
+            try:
                 status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                node = Node(path + b"/" + name if path else name, status)
-                yield node
-                if node.is_directory:
-                    below.append(node.path)
-        pending += reversed(below)
+            except FileNotFoundError:
+                if live:
+                    continue
+                raise
+            nodes.append(Node(path + b"/" + name if path else name, status))
+    return nodes
 
 
 def kept_xattrs(fd: int, name: bytes = b"") -> dict[str, bytes] | None:
@@ -70,15 +88,3 @@ def kept_xattrs(fd: int, name: bytes = b"") -> dict[str, bytes] | None:
         if key.startswith(_KEPT_XATTRS) and not key.startswith(OVERLAY_XATTRS):
             found[key] = os.getxattr(path, key, follow_symlinks=follow)
     return found or None
-
-
-def is_opaque(fd: int) -> bool:
-    """Whether overlayfs shows nothing of the layers below in this directory (O_PATH will do)."""
-    path = f"/proc/self/fd/{fd}"
-    for name in OPAQUE_XATTRS:
-        try:
-            if os.getxattr(path, name) == b"y":
-                return True
-        except OSError:
-            continue  # not set, or not readable for us: then overlayfs cannot have set it either
-    return False

@@ -1,7 +1,8 @@
 """A mount of type `cgroup`: what it becomes on v1, v2 and hybrid hosts.
 
 A container with a cgroup namespace mounts the hierarchies itself and sees its own cgroup as their
-root; one without gets its own directory of each v1 hierarchy bound, or all of v2.
+root; one without gets its own directory of each v1 hierarchy bound, or all of v2. A v1 hierarchy
+that it joins nowhere is not shown: its root would be the host's, with every other container in it.
 Source: runtime-spec config-linux.md#default-filesystems; cgroup_namespaces(7).
 """
 
@@ -67,11 +68,12 @@ def _plan_unified(
 
 
 def _plan_v1(draft: Draft, hierarchy: Hierarchy, attributes: int, target: str, path: str) -> None:
+    own = _own_directory(draft, hierarchy)
+    if own is None:
+        return  # its directory stays empty: mounted, it would show everybody's
     if draft.namespaces.has("cgroup") and draft.namespaces.owns("cgroup"):
         _mount(draft, "cgroup", hierarchy.controllers, attributes, target)
-        return
-    own = _own_directory(draft, hierarchy)
-    if own:
+    else:
         _bind(draft, own, attributes, target, path)
 
 

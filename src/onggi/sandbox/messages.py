@@ -164,5 +164,5 @@ def _failure(body: bytes) -> tuple[int, int, int, str, str, dict[str, str]]:
     if at != len(body):
         raise struct.error(f"{len(body) - at} bytes too many")
     call, detail, facts = texts
-    pairs = (line.partition("=") for line in facts.splitlines())
+    pairs = (line.partition("=") for line in facts.split("\n"))
     return step_index, opcode, errno, call, detail, {key: value for key, _, value in pairs if key}

@@ -17,14 +17,14 @@ from typing import Final
 
 from onggi.errors import Unavailable, from_os_error
 from onggi.kernel.syscalls import sealed_memfd
-from onggi.runtime.steps import Plan
+from onggi.runtime.steps import NO_SLOT, Plan
 from onggi.sandbox import messages
 from onggi.sandbox.keel import Keel, hold
 from onggi.sandbox.messages import Closed, MonitorEvent, Started
 
 SOCKET_NAME: Final = "monitor.sock"
 _PLAN_FD, _CONTROL_FD, _FIRST_BORROWED_FD = 3, 4, 5
-_MAX_BORROWED: Final = 256
+_MAX_BORROWED: Final = NO_SLOT
 _ONE_DESCRIPTOR: Final = socket.CMSG_SPACE(4)
 #: Python ignores these for itself; a program expects to find them as they are by default.
 _DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -37,6 +37,7 @@ class Monitor:
         control.setblocking(False)
         self._control = control
         self._closed = False
+        self._told_to_go = pid is None
         #: The monitor's own process id where this process spawned it and has not reaped it yet.
         self.pid = pid
 
@@ -89,18 +90,19 @@ class Monitor:
         return self._control.fileno()
 
     def go(self) -> None:
-        """Let it carry out the plan.
+        """Let it carry out the plan. A monitor that has ended before says why in `receive()`.
 
         Raises:
-            Unavailable: the monitor is gone or does not listen.
+            Unavailable: the monitor does not listen.
         """
         self._send(messages.go())
+        self._told_to_go = True
 
     def attach(self, sock_fd: int, *, stdin: bool, stdout: bool, stderr: bool) -> None:
         """Hand it a stream socket to serve; `sock_fd` stays the caller's to close.
 
         Raises:
-            Unavailable: the monitor is gone or does not listen.
+            Unavailable: the monitor does not listen, or is gone after it was told to go.
         """
         self._send(messages.attach(stdin=stdin, stdout=stdout, stderr=stderr), sock_fd)
 
@@ -144,7 +146,9 @@ class Monitor:
         except (BlockingIOError, InterruptedError):
             return None
         except ConnectionError:
-            packet, control = b"", []
+            # A monitor that was killed with messages unread: the kernel says so once, and what it
+            # had told before is still there.
+            return self.receive()
         if not packet:
             self._closed = True
             return Closed()
@@ -184,6 +188,8 @@ class Monitor:
             else:
                 socket.send_fds(self._control, [packet], [fd], flags)
         except OSError as error:
+            if isinstance(error, ConnectionError) and not self._told_to_go:
+                return  # it could not even begin; `receive()` tells why
             reason = os.strerror(error.errno or 0)
             raise Unavailable(f"the monitor takes no message: {reason}") from error
 

@@ -88,7 +88,7 @@ class Index(_Document, frozen=True):
     """A list of manifests, one for each platform; also a layout's `index.json`."""
 
     schema_version: int
-    manifests: tuple[Descriptor, ...] | None = ()
+    manifests: tuple[Descriptor, ...]
     media_type: str = ""
     annotations: dict[str, str] | None = None
 

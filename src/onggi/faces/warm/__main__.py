@@ -7,7 +7,7 @@ import os
 from _socket import socket
 
 from onggi.faces.cli import catalogue, main
-from onggi.faces.warm.descriptors import LIFELINE_FD, LISTENER_FD
+from onggi.faces.warm.descriptors import LIFELINE_FD, LISTENER_FD, close_from
 from onggi.faces.warm.rehearsal import rehearse
 from onggi.faces.warm.server import Server
 
@@ -30,6 +30,7 @@ def _preload() -> None:
 
 
 def _run() -> None:
+    close_from(LIFELINE_FD + 1)
     for fd in (LISTENER_FD, LIFELINE_FD):
         os.set_inheritable(fd, False)
     listener = socket(fileno=LISTENER_FD)
