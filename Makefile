@@ -37,7 +37,7 @@ build: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml setup.py $(wildcard keel/*.c keel/*.h keel/*.def front/*.c)
 	@scripts/packages build
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
 	$(BIN)/python -m compileall -q src/onggi
 	@touch $@
 

@@ -50,6 +50,12 @@ class Measure:
         )
         return {record.id: self.sample(record) for record in chosen}
 
+    async def rate(self, record: ContainerRecord) -> Statistics:
+        """One reading with the CPU's use over the last tenth of a second."""
+        before = self.sample(record)
+        await asyncio.sleep(0.1)
+        return _with_rate(self.sample(record), before)
+
     def sample(self, record: ContainerRecord) -> Statistics:
         """One reading, with `cpu_percent` 0; of a container that has ended, zeroes."""
         cgroup = self._core.cgroup(record.id)

@@ -109,7 +109,7 @@ class Views:
             capabilities=names_of(int(_field(status, "CapEff"), 16)),
             seccomp=_SECCOMP.get(_field(status, "Seccomp"), "unknown"),
             limits=_limits(record),
-            usage=self._measure.sample(record),
+            usage=await self._measure.rate(record),
             monitor_pid=monitor,
             monitor_private_bytes=private_bytes(monitor),
         )

@@ -61,19 +61,21 @@ def _namespaces(view: dict[str, Any]) -> tuple[list[str], list[str]]:
         same = space["inode"] == space["host_inode"]
         shared = ", ".join(space.get("shared_with", ()))
         left.append(f"{space['kind']} {space['host_inode']}")
-        note = "the host's own" if same else f"shared with {shared}" if shared else "its own"
+        note = "shared with the host" if same else f"shared with {shared}" if shared else "its own"
         right.append(f"{space['kind']} {space['inode']} ({note})")
     return left, right
 
 
 def _mounts(view: dict[str, Any], *, full: bool) -> tuple[list[str], list[str]]:
     def shown(mounts: list[dict[str, Any]]) -> list[str]:
-        lines = [f"{m['target']} {m['fstype']} {m['options']}" for m in mounts]
+        ordered = sorted(mounts, key=lambda m: m["target"])
+        lines = [f"{m['target']} {m['fstype']} {m['options']}" for m in ordered]
         if full or len(lines) <= _MOUNTS_SHOWN:
             return lines
         return [*lines[:_MOUNTS_SHOWN], f"… {len(lines) - _MOUNTS_SHOWN} more (--full)"]
 
-    left = [f"root: {view['host_root']}", *shown(view["host_mounts"])]
+    none = [] if view["host_mounts"] else ["its mounts are in its namespace only: none here"]
+    left = [f"root: {view['host_root']}", *shown(view["host_mounts"]), *none]
     return left, ["root: /", *shown(view["inner_mounts"])]
 
 
@@ -89,12 +91,16 @@ def _limits(view: dict[str, Any]) -> list[str]:
     lines = [_limit(name, value) for name, value in view["limits"].items()]
     use = view.get("usage")
     if use:
-        memory = _bar(use["memory_usage_bytes"], use["memory_limit_bytes"])
-        used = human.size(use["memory_usage_bytes"], binary=True)
-        peak = human.size(use["memory_peak_bytes"], binary=True)
-        lines.append(f"memory {memory} {used} now, {peak} at most")
-        lines.append(f"cpu {use['cpu_percent']:.1f}%, {use['cpu_usage_ns'] / 1e9:.2f}s so far")
-        lines.append(f"processes {_bar(use['pids'], use['pids_limit'])} {use['pids']}")
+        memory, most = use["memory_usage_bytes"], use["memory_limit_bytes"]
+        used, of, peak = (
+            human.size(bytes_, binary=True) for bytes_ in (memory, most, use["memory_peak_bytes"])
+        )
+        seconds = use["cpu_usage_ns"] / 1e9
+        lines.append(f"memory    {_bar(memory, most)} {used} of {of}, {peak} at most so far")
+        lines.append(f"cpu       {use['cpu_percent']:.1f}% of one, {seconds:.2f}s so far")
+        lines.append(
+            f"processes {_bar(use['pids'], use['pids_limit'])} {use['pids']} of {use['pids_limit']}"
+        )
     return [*lines, *(f"cgroup: {path}" for path in view["cgroups"])]
 
 
@@ -102,6 +108,8 @@ def _limit(name: str, value: str) -> str:
     shown = name.removesuffix("_bytes").replace("_", " ")
     if name.endswith("_bytes") and value.isdigit():
         value = human.size(int(value), binary=True)
+    if name == "nano_cpus":
+        shown, value = "cpus", f"{int(value) / 1e9:g}"
     return f"limit: {shown} {value}"
 
 
