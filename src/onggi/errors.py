@@ -113,6 +113,7 @@ class SyscallError(EngineError):
 
 ERRNO_KINDS: dict[int, type[EngineError]] = {
     _errno.ENOENT: NotFound,
+    _errno.ESRCH: FailedPrecondition,
     _errno.EEXIST: AlreadyExists,
     _errno.EPERM: PermissionDenied,
     _errno.EACCES: PermissionDenied,

@@ -29,6 +29,11 @@
 
 static long number;
 
+static long be_root(void) {
+    errno = EPERM;
+    return geteuid() == 0 ? 0 : -1;
+}
+
 static long unshare_user(void) { return unshare(CLONE_NEWUSER); }
 static long unshare_mount(void) { return unshare(CLONE_NEWNS); }
 static long unshare_net(void) { return unshare(CLONE_NEWNET); }
@@ -126,7 +131,7 @@ static const struct {
     {"kernel_log", kernel_log},     {"performance", performance},     {"page_faults", page_faults},
     {"io_ring", io_ring},           {"quota", quota},                 {"ports", ports},
     {"make_shm", make_shm},         {"find_shm", find_shm},           {"make_queue", make_queue},
-    {"find_queue", find_queue},
+    {"find_queue", find_queue},     {"be_root", be_root},
 };
 
 // Every call in a child of its own, so that one cannot spoil the next.

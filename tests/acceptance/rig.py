@@ -129,6 +129,8 @@ def engine(root: Path) -> Iterator[Onggi]:
         until(lambda: not left_behind(onggi), "nothing is left")
         onggi.run("engine", "stop")
     assert not left_behind(onggi)
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/{instance(onggi)}"))
+    assert not Path("/sys/fs/cgroup", instance(onggi)).exists()
 
 
 def left_behind(onggi: Onggi) -> list[str]:

@@ -63,7 +63,7 @@ class User:
                 self._chance.choice((*jobs, self._exec, self._list))(name)
                 self.done += 1
             except EngineError as error:
-                if error.kind not in ("AlreadyExists", "NotFound", "FailedPrecondition"):
+                if error.kind not in ("AlreadyExists", "NotFound", "FailedPrecondition", "Conflict"):
                     self.unexpected.append(f"{error.kind}: {error}")
             except BaseException as error:
                 self.unexpected.append(repr(error))
@@ -107,7 +107,7 @@ class User:
 def test_eight_users_and_three_names(own_onggi: Onggi) -> None:
     calls = wire.client(own_onggi)
     engine = wire.engine_pid(own_onggi)
-    users = [User(calls, number, 60) for number in range(8)]
+    users = [User(calls, number, 50) for number in range(8)]
     threads = [threading.Thread(target=user.run, daemon=True) for user in users]
     for thread in threads:
         thread.start()
@@ -121,3 +121,142 @@ def test_eight_users_and_three_names(own_onggi: Onggi) -> None:
         wire.remove(calls, name)
     until(lambda: not left_behind(own_onggi), "nothing is left")
     until(lambda: not wire.strangers(own_onggi), "no process is left")
+
+
+def test_twenty_at_once(onggi: Onggi) -> None:
+    calls = wire.client(onggi)
+    jobs = [lambda: wire.run(calls, "sleep", "1000") for _ in range(20)]
+    ids = at_once(*jobs)
+    assert errors_of(ids) == []
+    assert len(set(ids)) == 20
+    rows = {row["id"]: row for row in calls.call("containers.list", {})}
+    assert {row["state"] for row in rows.values()} == {"running"}
+    assert set(rows) == set(ids)
+    bases = [calls.call("containers.inspect", {"target": i})["Onggi"]["IdBase"] for i in rows]
+    assert len(set(bases)) == 20
+    removed = at_once(*(lambda i=i: wire.remove(calls, i) for i in rows))  # type: ignore[misc]
+    assert errors_of(removed) == []
+    assert calls.call("containers.list", {"all": True}) == []
+
+
+def test_one_name_for_many_is_won_by_one(onggi: Onggi) -> None:
+    calls = wire.client(onggi)
+    for _ in range(5):
+        jobs = [lambda: wire.run(calls, "sleep", "1000", name="one") for _ in range(6)]
+        answers = at_once(*jobs)
+        assert [error.kind for error in errors_of(answers)] == ["AlreadyExists"] * 5
+        assert all("the name 'one' is taken" in str(error) for error in errors_of(answers))
+        wire.remove(calls, "one")
+    until(lambda: not left_behind(onggi), "nothing is left")
+
+
+def test_a_name_is_free_when_rm_returns(onggi: Onggi) -> None:
+    calls = wire.client(onggi)
+    for _ in range(15):
+        wire.run(calls, "sleep", "1000", name="again")
+        wire.remove(calls, "again")
+    assert states(calls) == {}
+
+
+def test_removed_while_it_starts(onggi: Onggi) -> None:
+    calls = wire.client(onggi)
+    chance = random.Random(7)
+    for _ in range(15):
+        spec = {"image": "busybox", "command": ["sleep", "1000"], "name": "early"}
+        calls.call("containers.create", spec)
+        pause_s = chance.uniform(0, 0.02)
+
+        def remove(pause_s: float = pause_s) -> None:
+            time.sleep(pause_s)
+            wire.remove(calls, "early")
+
+        started, removed = at_once(lambda: wire.start(calls, "early"), remove)
+        assert not isinstance(removed, EngineError), removed
+        if isinstance(started, EngineError):
+            assert started.kind in ("Conflict", "NotFound"), started
+        assert states(calls) == {}
+    until(lambda: not left_behind(onggi), "nothing is left")
+    until(lambda: not wire.strangers(onggi), "no process is left")
+
+
+def test_exec_while_it_stops(onggi: Onggi) -> None:
+    calls = wire.client(onggi)
+    for _ in range(8):
+        wire.run(calls, "sleep", "1000", name="stopping")
+
+        def execute() -> None:
+            with calls.open(
+                "containers.exec", {"target": "stopping", "command": ["sleep", "1000"]}
+            ) as call:
+                list(call.items())
+
+        stop = {"target": "stopping", "timeout_s": 0.0}
+        answers = at_once(execute, execute, lambda: calls.call("containers.stop", stop))
+        for error in errors_of(answers):
+            assert error.kind in ("FailedPrecondition", "NotFound", "Conflict"), error
+        assert states(calls) == {"stopping": "exited"}
+        wire.remove(calls, "stopping")
+    until(lambda: not left_behind(onggi), "nothing is left")
+
+
+def test_started_the_moment_it_ends(onggi: Onggi) -> None:
+    calls = wire.client(onggi)
+    wire.run(calls, "true", name="short")
+    for _ in range(25):
+        answers = at_once(
+            lambda: wire.start(calls, "short"),
+            lambda: wire.start(calls, "short"),
+            lambda: wire.wait(calls, "short"),
+        )
+        for error in errors_of(answers):
+            assert "is running already" in str(error), error
+    status = wire.wait(calls, "short")
+    assert status["code"] == 0
+    wire.remove(calls, "short")
+
+
+@pytest.mark.parametrize("words", [
+    ("run", "--name", "left", "busybox", "sleep", "1000"),
+    ("logs", "-f", "talker"),
+    ("exec", "talker", "sleep", "1000"),
+    ("attach", "--no-stdin", "talker"),
+    ("wait", "talker"),
+    ("events",),
+    ("stats",),
+], ids=lambda words: words[0])  # fmt: skip
+def test_a_killed_client_leaves_nothing_open(onggi: Onggi, words: tuple[str, ...]) -> None:
+    calls = wire.client(onggi)
+    engine = wire.engine_pid(onggi)
+    assert engine is not None
+    wire.run(calls, "sh", "-c", wire.COUNT, name="talker")
+    before = wire.settled_descriptors(engine)
+    with wire.command(onggi, *words) as process:
+        until(lambda: wire.descriptors(engine) > before, "the client is connected")
+        if words[0] == "run":
+            until(lambda: states(calls).get("left") == "running", "it runs")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    if words[0] == "run":
+        assert states(calls)["left"] == "running"
+        wire.remove(calls, "left")
+    if words[0] == "exec":
+        # As with docker, the command goes on without its client and ends with its container.
+        wire.remove(calls, "talker")
+    until(lambda: wire.descriptors(engine) <= before, "its descriptors are closed")
+    for name in states(calls):
+        wire.remove(calls, name)
+
+
+def test_a_killed_terminal_client_leaves_nothing_open(onggi: Onggi) -> None:
+    calls = wire.client(onggi)
+    engine = wire.engine_pid(onggi)
+    assert engine is not None
+    before = wire.settled_descriptors(engine)
+    words = ["script", "-qec", " ".join(onggi.words("run", "-it", "--name", "tty", "busybox")), "/dev/null"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    with process:
+        until(lambda: states(calls).get("tty") == "running", "it runs")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    wire.remove(calls, "tty")
+    until(lambda: wire.descriptors(engine) <= before, "its descriptors are closed")

@@ -4,6 +4,7 @@ and looks at the engine's process and at what a root still has on this host."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -87,13 +88,12 @@ def kill_engine(pid: int) -> None:
 def monitor_pid(onggi: Onggi, container_id: str) -> int:
     """The container's monitor."""
     state = (onggi.root / "run/tasks" / container_id / "state").read_bytes()
-    import json
-
     return int(json.loads(state)["monitor_pid"])
 
 
 def strangers(onggi: Onggi) -> list[str]:
-    """Processes other than the engine that hold something below the root, as `pid comm path`."""
+    """Processes other than the engine and its own that hold something below the root, as
+    `pid comm path`; monitors are the engine's children only until it dies, and count."""
     root = f"{os.path.realpath(onggi.root)}/"
     mine = {os.getpid(), *engines(onggi)}
     found = []
@@ -101,6 +101,8 @@ def strangers(onggi: Onggi) -> list[str]:
         if not entry.name.isdecimal() or int(entry.name) in mine:
             continue
         with contextlib.suppress(OSError):
+            if b"onggi.faces.warm" in (entry / "cmdline").read_bytes() and engines(onggi):
+                continue
             for fd in (entry / "fd").iterdir():
                 target = os.readlink(fd)
                 if target.startswith(root):
@@ -120,6 +122,18 @@ def cgroups(onggi: Onggi) -> list[str]:
 def descriptors(pid: int) -> int:
     """How many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def settled_descriptors(pid: int) -> int:
+    """How many descriptors a process keeps: what it has in several looks one after another."""
+    counts: list[int] = []
+
+    def settled() -> bool:
+        counts.append(descriptors(pid))
+        return len(counts) >= 8 and len(set(counts[-8:])) == 1
+
+    until(settled, "the number of descriptors stays")
+    return counts[-1]
 
 
 def resident_bytes(pid: int) -> int:

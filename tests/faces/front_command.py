@@ -44,8 +44,9 @@ def _say(text: str) -> None:
 
 def _wait() -> int:
     _say(f"pid {os.getpid()}")
+    # Not pause(2): Python's handler runs after it, and a signal just before it would be lost.
     while True:
-        signal.pause()
+        time.sleep(0.01)
 
 
 def _copy() -> int:
@@ -80,10 +81,10 @@ def _raw() -> int:
     try:
         _say(f"pid {os.getpid()}")
         _say(f"read {os.read(0, 10)!r}")
-        signal.pause()
+        while True:
+            time.sleep(0.01)
     finally:
         termios.tcsetattr(0, termios.TCSANOW, before)
-    return 0
 
 
 def _deaf() -> int:

@@ -97,7 +97,9 @@ class Rig:
         return [str(self.front), "--root", str(self.root), *words]
 
     def run(self, *words: str | bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(self.argv(*words), capture_output=True, timeout=30, **options)
+        return subprocess.run(
+            self.argv(*words), check=False, capture_output=True, timeout=30, **options
+        )
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.argv(*words), stdout=subprocess.PIPE, **options)

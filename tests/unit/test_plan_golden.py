@@ -37,7 +37,9 @@ def default() -> Plan:
 
 
 def default_on_hybrid() -> Plan:
-    return plan(default_config(), replace(HOST, cgroups=HYBRID), OVERLAY)
+    files = tuple(f"{h.mount_point}/onggi/c1/cgroup.procs" for h in HYBRID.hierarchies)
+    request = replace(OVERLAY, cgroup_files=files)
+    return plan(default_config(), replace(HOST, cgroups=HYBRID), request)
 
 
 def privileged() -> Plan:

@@ -327,6 +327,15 @@ def test_cgroups_without_a_namespace_of_their_own() -> None:
     assert "/sys/fs/cgroup/cpu,cpuacct" not in bound
 
 
+def test_a_hierarchy_that_is_not_joined_is_not_shown() -> None:
+    procs = ("/sys/fs/cgroup/memory/onggi/c1/cgroup.procs",)
+    request = replace(OVERLAY, cgroup_files=procs)
+    made = plan(with_mounts(MOUNTS[4]), replace(HOST, cgroups=HYBRID), request)
+    mounted = {step.target for step in of(s.MountFilesystem, made)}
+    assert "/sys/fs/cgroup/memory" in mounted
+    assert "/sys/fs/cgroup/cpu,cpuacct" not in mounted
+
+
 @pytest.mark.parametrize(
     ("mount", "path"),
     [

@@ -25,7 +25,7 @@ async def clean_run(core: Core, record: ContainerRecord) -> None:
     """Take away what one run left: cgroup, monitor's directory, id range."""
     await remove_cgroup(core, record.id)
     remove_task_directory(core.places.task(record.id))
-    core.ranges.give_back(record.id_base)
+    core.ranges.give_back(record.id)
 
 
 async def clean_container(core: Core, record: ContainerRecord) -> None:

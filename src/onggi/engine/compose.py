@@ -7,6 +7,7 @@ Source: runtime-spec config.md; image-spec conversion.md.
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import Struct
 
 from onggi.engine import defaults
@@ -87,6 +88,19 @@ def compose(
             masked_paths=() if _unmasked(spec) else defaults.MASKED_PATHS,
             readonly_paths=() if _unmasked(spec) else defaults.READONLY_PATHS,
         ),
+    )
+
+
+def with_image(spec: ContainerSpec, image: ContainerConfig | None) -> ContainerSpec:
+    """The specification with what the image says where the user said nothing, and its labels.
+
+    Source: image-spec config.md#properties.
+    """
+    image = image or ContainerConfig()
+    return msgspec.structs.replace(
+        spec,
+        stop_signal=spec.stop_signal or image.stop_signal,
+        labels=(image.labels or {}) | spec.labels,
     )
 
 
@@ -250,7 +264,7 @@ def _mounts(spec: ContainerSpec, found: Resolved) -> tuple[Mount, ...]:
     )
     base = [defaults.PROC, defaults.DEV, defaults.DEVPTS, defaults.SYSFS, defaults.CGROUP]
     base += [defaults.MQUEUE] if spec.ipc != "host" else []
-    base += [shm] if not spec.ipc.startswith(("host", "none")) else []
+    base += {"host": [defaults.HOST_SHM], "none": []}.get(spec.ipc, [shm])
     if spec.privileged:
         base = [_writable(mount) for mount in base]
     base += [_file_mount(target, source) for target, source in found.files]

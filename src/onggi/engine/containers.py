@@ -28,6 +28,7 @@ from onggi.engine.api.requests import (
     WaitRequest,
 )
 from onggi.engine.api.spec import ContainerSpec
+from onggi.engine.compose import with_image
 from onggi.engine.core import Core
 from onggi.engine.names import check_name, new_id, new_name
 from onggi.engine.prepare import joined_container
@@ -35,6 +36,7 @@ from onggi.engine.records import ContainerRecord
 from onggi.engine.runs import Runs
 from onggi.engine.signal_names import parse_signal
 from onggi.engine.tasks import Task
+from onggi.engine.volume_content import fill
 from onggi.engine.volumes import Volumes
 from onggi.errors import EngineError, FailedPrecondition, NotFound
 from onggi.image.images import Image
@@ -67,8 +69,12 @@ class Containers:
         image = await self._image(spec.image)
         joined_container(core, spec)
         container_id = new_id()
+        spec = with_image(spec, image.config.config)
         mounts, made = self._volumes.for_container(spec, image.config.config)
         try:
+            for path, target in self._volumes.to_fill(mounts):
+                lowers = core.images.snapshots.lowers(image.chain_ids)
+                await asyncio.to_thread(fill, path, lowers, target)
             record = ContainerRecord(
                 id=container_id,
                 name=name or new_name(core.records.names),
@@ -82,7 +88,7 @@ class Containers:
             try:
                 core.records.insert_container(record)
             except EngineError:
-                core.ranges.give_back(record.id_base)
+                core.ranges.give_back(record.id)
                 raise
         except EngineError:
             self._volumes.discard(made)
@@ -127,6 +133,7 @@ class Containers:
             record = core.records.find_container(record.id)
             if core.running(record.id) is not None:
                 raise FailedPrecondition(f"container {record.name} is running already")
+            await self._runs.tidy(record)
             record = self._runs.begin(record)
             core.records.update_container(record)
             task, warnings, attached = await self._runs.start(
@@ -193,7 +200,9 @@ class Containers:
         """Remember who, before the process can end of it."""
         core = self._core
         current = core.records.containers[record.id]
-        core.records.update_container(msgspec.structs.replace(current, killed_by=who))
+        core.records.update_container(
+            msgspec.structs.replace(current, killed_by=who, killed_with=number)
+        )
         task.signal(number)
         core.events.publish(
             "container", "kill", record.id, name=record.name, signal=str(int(number))

@@ -39,6 +39,13 @@ MQUEUE = Mount(
     source="mqueue",
     options=("nosuid", "noexec", "nodev"),
 )
+#: Shared memory is files to POSIX: who shares the host's ipc namespace shares them (shm_open(3)).
+HOST_SHM = Mount(
+    destination="/dev/shm",  # noqa: S108 - the host's and the container's own
+    type="bind",
+    source="/dev/shm",  # noqa: S108
+    options=("rbind", "rprivate", "nosuid", "noexec", "nodev"),
+)
 
 MASKED_PATHS = (
     "/proc/acpi",

@@ -17,7 +17,7 @@ _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 def describe_end(event: Exited | None, oom: OomEvents | None, killed_by: str) -> ExitStatus:
     """The exit status and its explanation. `event` None: the monitor was lost, the code unknown.
 
-    `killed_by`: the request of ours that sent the last signal, empty when there was none.
+    `killed_by`: the request of ours that sent the signal it ended by, empty for anybody else's.
     """
     if event is None:
         return ExitStatus(

@@ -65,6 +65,8 @@ class Engine:
         await self._core.drain()
         for task in list(self._core.tasks.values()):
             task.detach()
+        # Only an empty one goes: whose containers run on, its cgroup stays.
+        self._core.cgroup("none").remove_parent_if_empty()
         self._core.records.close()
         self._core.keel.close()
 

@@ -7,6 +7,8 @@ container whose namespaces it enters. Source: docker-exec(1).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -23,17 +25,19 @@ from onggi.engine.names import new_id
 from onggi.engine.prepare import find_user, layers_of, seccomp_profile, with_seccomp
 from onggi.engine.records import ContainerRecord
 from onggi.engine.tasks import Task
-from onggi.errors import FailedPrecondition, InvalidArgument
+from onggi.errors import EngineError, FailedPrecondition, InvalidArgument
 from onggi.runtime.failure import explain_failure, explain_warning
 from onggi.runtime.plan import plan_exec
 from onggi.runtime.request import ExecRequest as ExecPlan
 from onggi.runtime.request import Supervision
+from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Failed
 from onggi.sandbox.monitor import Monitor
 from onggi.specs.runtime import Config, ConsoleSize, Process, User, parse_config
 
 #: Descriptors lent to keel: the container's first process, then its v2 cgroup.
 _CGROUP_SLOT = 1
+_END_S = 0.2
 Item = Session | ExitStatus | tuple[Session, int]
 
 
@@ -52,7 +56,7 @@ class Execs:
         core = self._core
         record = core.records.find_container(request.target)
         main = core.running(record.id)
-        if main is None:
+        if main is None or main.pidfd < 0:  # closed a moment before its end is noted
             raise FailedPrecondition(
                 f"container {record.name} does not run",
                 hint=f"start it with onggi start {record.name}",
@@ -96,42 +100,42 @@ class Execs:
             config, None if request.privileged else seccomp_profile(core, record.spec, config)
         )
         cgroup = core.cgroup(record.id)
-        v2 = cgroup.open_v2()
-        plan = plan_exec(
-            process,
-            full,
-            core.host,
-            ExecPlan(
-                supervision=Supervision(
-                    run_dir=run_dir,
-                    record_name="",
-                    stdin=request.stdin_open,
-                    rows=request.size.rows,
-                    columns=request.size.columns,
-                ),
-                cgroup_files=cgroup.task_paths(),
-                cgroup_slot=_CGROUP_SLOT if v2 is not None else -1,
-                keyring=record.id[:12],
-            ),
-        )
-        os.mkdir(run_dir, 0o700)
-        try:
-            borrowed = (main.pidfd,) if v2 is None else (main.pidfd, v2)
-            task = Task(Monitor.spawn(core.keel, plan, borrowed), core.loop)
-            if stream is not None:
-                task.monitor.attach(
-                    stream.fileno(), stdin=request.stdin_open, stdout=True, stderr=True
-                )
-            task.monitor.go()
-            outcome = await task.started
-            if isinstance(outcome, Failed):
-                raise explain_failure(outcome, plan)
-        except BaseException:
-            remove_task_directory(run_dir)
-            raise
-        finally:
+        with contextlib.ExitStack() as stack:
+            v2 = cgroup.open_v2()
             if v2 is not None:
-                os.close(v2)
+                stack.callback(os.close, v2)
+            plan = plan_exec(
+                process,
+                full,
+                core.host,
+                ExecPlan(
+                    supervision=Supervision(
+                        run_dir=run_dir,
+                        record_name="",
+                        stdin=request.stdin_open,
+                        rows=request.size.rows,
+                        columns=request.size.columns,
+                    ),
+                    cgroup_files=cgroup.task_paths(),
+                    cgroup_slot=_CGROUP_SLOT if v2 is not None else -1,
+                    keyring=record.id[:12],
+                ),
+            )
+            os.mkdir(run_dir, 0o700)
+            try:
+                borrowed = (main.pidfd,) if v2 is None else (main.pidfd, v2)
+                task = Task(Monitor.spawn(core.keel, plan, borrowed), core.loop)
+                if stream is not None:
+                    task.monitor.attach(
+                        stream.fileno(), stdin=request.stdin_open, stdout=True, stderr=True
+                    )
+                task.monitor.go()
+                outcome = await task.started
+                if isinstance(outcome, Failed):
+                    raise await _failure(record, main, outcome, plan)
+            except BaseException:
+                remove_task_directory(run_dir)
+                raise
         core.tasks[session] = task
         task.exited.add_done_callback(lambda _: self._ended(session, run_dir))
         core.events.publish(
@@ -170,3 +174,15 @@ class Execs:
             ),
             oom_score_adj=None,
         )
+
+
+async def _failure(record: ContainerRecord, main: Task, outcome: Failed, plan: Plan) -> EngineError:
+    """Why it did not start. A PID namespace whose first process is about to end answers ENOMEM."""
+    if outcome.errno in (errno.ENOMEM, errno.ESRCH):
+        await asyncio.wait((main.exited,), timeout=_END_S)
+        if main.exited.done():
+            return FailedPrecondition(
+                f"container {record.name} ended before the command started",
+                hint=f"start it with onggi start {record.name}",
+            )
+    return explain_failure(outcome, plan)

@@ -14,25 +14,26 @@ from onggi.runtime.host import IdPool
 
 
 class IdRanges:
-    """Free and lent ranges of one pool."""
+    """Free and lent ranges of one pool. An owner (a container's id) has one at most."""
 
     def __init__(self, pool: IdPool | None, instance: str) -> None:
         self.start = pool.start if pool else 0
         self._count = pool.size // ID_RANGE if pool else 0
-        self._lent: set[int] = set()
+        self._lent: dict[str, int] = {}
         self._next = sum(instance.encode()) * 97 % self._count if self._count else 0
 
-    def lend(self) -> int:
+    def lend(self, owner: str) -> int:
         """The first host id of a free range.
 
         Raises:
             ResourceExhausted: all are lent.
         """
+        taken = set(self._lent.values())
         for _ in range(self._count):
             base = self.start + self._next * ID_RANGE
             self._next = (self._next + 1) % self._count
-            if base not in self._lent:
-                self._lent.add(base)
+            if base not in taken:
+                self._lent[owner] = base
                 return base
         if not self._count:
             raise Unsupported(
@@ -44,10 +45,10 @@ class IdRanges:
             hint="stop containers, enlarge onggi's range in /etc/subuid, or use --userns host",
         )
 
-    def keep(self, base: int) -> None:
+    def keep(self, owner: str, base: int) -> None:
         """Note that a container which already runs has this range."""
-        self._lent.add(base)
+        self._lent[owner] = base
 
-    def give_back(self, base: int | None) -> None:
-        """The range is free again."""
-        self._lent.discard(base if base is not None else -1)
+    def give_back(self, owner: str) -> None:
+        """The owner's range is free again. Idempotent: by then it may be somebody else's."""
+        self._lent.pop(owner, None)

@@ -21,6 +21,8 @@ from onggi.engine.places import log_name
 
 _POLL_S = 0.05
 _CHUNK_BYTES = 1 << 16
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_NO_TIME = "1970-01-01T00:00:00Z"
 _decode = msgspec.json.Decoder(LogLine).decode
 
 
@@ -34,7 +36,7 @@ class Logs:
         """The lines so far, then with `follow` what comes until the container ends."""
         record = self._core.records.find_container(request.target)
         path = f"{self._core.places.container(record.id)}/{log_name(record.id)}"
-        reader = _Reader(path, record.spec.log_max_files)
+        reader = LogReader(path, record.spec.log_max_files)
         try:
             past: Iterator[LogLine] = (n for n in reader.lines() if _wanted(n, request))
             if request.tail >= 0:
@@ -72,56 +74,68 @@ def parse_time_ns(text: str) -> int:
     return seconds * 10**9 + int((fraction + "000000000")[:9])
 
 
-class _Reader:
-    """All lines of a rotated log in order, each once, however often it is asked."""
+class LogReader:
+    """All lines of a rotated log in order, each once, however often it is asked.
+
+    A rotation at any moment loses nothing that is still there: files are opened from the newest
+    back, so that one which moves meanwhile is met twice and never missed.
+    """
 
     def __init__(self, path: str, most_files: int) -> None:
         self._path = path
+        self._most = most_files
         self._rest = b""
-        self._fd = -1
-        self._waiting = [
-            f"{path}.{n}" for n in range(most_files, 0, -1) if os.path.exists(f"{path}.{n}")
-        ]
+        self._fds: list[int] = []  # oldest first; the last may still grow
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close all files. Idempotent."""
+        while self._fds:
+            os.close(self._fds.pop())
 
     def lines(self) -> Iterator[LogLine]:
         """What has been written since the last time."""
-        while self._open():
-            while chunk := os.read(self._fd, _CHUNK_BYTES):
-                *whole, self._rest = (self._rest + chunk).split(b"\n")
-                for line in whole:
-                    yield _decode(line)
-            if not self._next():
-                return
+        self._fds = self._fds or self._newer_than(None)
+        while self._fds:
+            yield from self._read(self._fds[0])
+            if len(self._fds) == 1:
+                newer = self._newer_than(os.fstat(self._fds[0]))
+                if not newer:
+                    return
+                # Rotated: the monitor may have appended to it after our last read.
+                yield from self._read(self._fds[0])
+                self._fds += newer
+            os.close(self._fds.pop(0))
 
-    def _open(self) -> bool:
-        if self._fd < 0:
-            path = self._waiting[0] if self._waiting else self._path
+    def _read(self, fd: int) -> Iterator[LogLine]:
+        if os.fstat(fd).st_size < os.lseek(fd, 0, os.SEEK_CUR):
+            os.lseek(fd, 0, os.SEEK_SET)  # a log of one file is emptied when it is full
+        while chunk := os.read(fd, _CHUNK_BYTES):
+            *whole, self._rest = (self._rest + chunk).split(b"\n")
+            for line in whole:
+                yield _line(line)
+
+    def _newer_than(self, known: os.stat_result | None) -> list[int]:
+        """The files written after `known`, opened, oldest first; all of them for None."""
+        found: dict[tuple[int, int], int] = {}
+        for number in range(self._most + 1):
             try:
-                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(f"{self._path}.{number}" if number else self._path, _FLAGS)
             except FileNotFoundError:
-                return False
-        return True
+                continue  # between two renames
+            status = os.fstat(fd)
+            if known is not None and os.path.samestat(status, known):
+                os.close(fd)
+                break
+            if (status.st_dev, status.st_ino) in found:
+                os.close(fd)
+            else:
+                found[status.st_dev, status.st_ino] = fd
+        return list(reversed(found.values()))
 
-    def _next(self) -> bool:
-        """Go to the next file when this one is finished: an older one, or it was rotated away."""
-        if self._waiting:
-            self._waiting.pop(0)
-            self.close()
-            return True
-        try:
-            current = os.stat(self._path)
-        except FileNotFoundError:
-            return False
-        mine = os.fstat(self._fd)
-        if (current.st_dev, current.st_ino) == (mine.st_dev, mine.st_ino):
-            return False
-        # Rotated: the monitor may have appended to the old file after our last read of it.
-        if os.fstat(self._fd).st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
-            return True
-        self.close()
-        return True
+
+def _line(raw: bytes) -> LogLine:
+    try:
+        return _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # A power cut leaves zeroes; what follows is still worth reading.
+        return LogLine(stream="stderr", time=_NO_TIME, log=f"onggi: a damaged line: {raw[:80]!r}\n")

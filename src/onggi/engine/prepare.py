@@ -21,6 +21,7 @@ from onggi.engine.api.requests import TerminalSize
 from onggi.engine.api.spec import ContainerSpec
 from onggi.engine.compose import Resolved, compose, hostname, security_options
 from onggi.engine.core import Core
+from onggi.engine.device_nodes import make_nodes
 from onggi.engine.places import log_name
 from onggi.engine.records import ContainerRecord
 from onggi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -137,7 +138,8 @@ def launch(
         cgroup.create(resources)
         warnings = cgroup.apply(resources)
     os.makedirs(core.places.task(record.id), mode=0o700, exist_ok=True)
-    made = _plan(core, record, config, rootfs, size, cgroup.task_paths())
+    nodes = _device_nodes(core, record, found.devices)
+    made = _plan(core, record, config, rootfs, size, cgroup.task_paths(), nodes)
     return Launch(config=config, plan=made, warnings=warnings + made.warnings)
 
 
@@ -156,7 +158,7 @@ def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
     hierarchies = core.host.cgroups.hierarchies
     cgroup = core.places.cgroup(record.id)
     paths = tuple(f"{h.mount_point}/{cgroup}/tasks" for h in hierarchies if h.version == 1)
-    made = _plan(core, record, config, rootfs, TerminalSize(), paths)
+    made = _plan(core, record, config, rootfs, TerminalSize(), paths, {})
     return Launch(config=config, plan=made, warnings=made.warnings)
 
 
@@ -167,6 +169,7 @@ def _plan(
     rootfs: Rootfs,
     size: TerminalSize,
     cgroup_files: tuple[str, ...],
+    nodes: dict[str, str],
 ) -> Plan:
     spec = record.spec
     request = StartRequest(
@@ -187,10 +190,22 @@ def _plan(
         cgroup_slot=0 if core.host.cgroups.v2 else -1,
         borrowed=1 if core.host.cgroups.v2 else 0,
         reap=spec.init,
-        device_sources=tuple((d.container_path, d.host_path) for d in spec.devices),
+        device_sources=tuple(
+            (d.container_path, nodes.get(d.container_path, d.host_path)) for d in spec.devices
+        ),
         keyring=record.id[:12],
     )
     return plan(with_seccomp(config, seccomp_profile(core, spec, config)), core.host, request)
+
+
+def _device_nodes(
+    core: Core, record: ContainerRecord, devices: tuple[Device, ...]
+) -> dict[str, str]:
+    """Nodes of the devices asked for that the container's own root owns; none with host ids."""
+    owner = joined_container(core, record.spec) or record
+    if owner.id_base is None or not record.spec.devices:
+        return {}
+    return make_nodes(f"{core.places.container(record.id)}/devices", devices, owner.id_base)
 
 
 def _snapshot(core: Core, record: ContainerRecord) -> Rootfs:

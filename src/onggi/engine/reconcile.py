@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from contextlib import suppress
 
 import msgspec
@@ -32,8 +33,11 @@ async def reconcile(core: Core, runs: Runs) -> None:
     """Bring every record up to date and remove what has none. Runs before the first request."""
     boot = core.boot_id
     for record in list(core.records.containers.values()):
-        if record.state == "removing" and not await _alive(core, runs, record, boot):
-            core.background(clean_container(core, record))
+        if record.state == "removing":
+            if await _alive(core, runs, record, boot):
+                core.tasks[record.id].signal(signal.SIGKILL)  # its end goes on with the removal
+            else:
+                core.background(clean_container(core, record))
         elif record.state in ("starting", "running", "paused"):
             await _settle(core, runs, record, boot)
     await _remove_strangers(core)
@@ -83,7 +87,7 @@ async def _alive(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> 
         task.detach()
         return False
     if record.id_base is not None:
-        core.ranges.keep(record.id_base)
+        core.ranges.keep(record.id, record.id_base)
     if record.state == "starting":
         record = msgspec.structs.replace(record, state="running", pid=task.pid)
         core.records.update_container(record)
@@ -118,15 +122,15 @@ async def _exit_record(core: Core, record: ContainerRecord, boot: str) -> Exited
 
 
 async def _remove_strangers(core: Core) -> None:
-    """Take away tasks' directories, cgroups, snapshots and files that no record names."""
+    """Take away what no record names, and tasks' directories and cgroups of those that ended."""
     known = core.records.containers
     for name in _names(core.places.tasks):
-        if name not in known:
+        if name not in core.tasks:
             await remove_cgroup(core, name)
             remove_task_directory(f"{core.places.tasks}/{name}")
     for hierarchy in core.host.cgroups.hierarchies:
         for name in _cgroups(f"{hierarchy.mount_point}/{core.places.cgroup_parent}"):
-            if name not in known:
+            if name not in core.tasks:
                 await remove_cgroup(core, name)
     for name in _names(core.places.containers):
         if name not in known:

@@ -8,6 +8,7 @@ Source: sqlite.org/wal.html.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from typing import Literal, TypeVar
 
@@ -20,6 +21,7 @@ from onggi.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, Res
 
 State = Literal["created", "starting", "running", "paused", "exited", "removing"]
 SCHEMA_VERSION = 1
+log = logging.getLogger(__name__)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS containers (
   id TEXT PRIMARY KEY, name TEXT UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
@@ -31,7 +33,8 @@ class ContainerRecord(Struct, frozen=True):
     """One container. `name` is empty once removal has begun: a name is free at that moment.
 
     `config` is the composed runtime configuration as JSON, without its seccomp profile.
-    `boot_id` is the boot in which `pid` meant something.
+    `boot_id` is the boot in which `pid` meant something. `killed_by`, `killed_with`: the last
+    request of ours that sent the first process a signal, and the signal.
     """
 
     id: str
@@ -50,6 +53,7 @@ class ContainerRecord(Struct, frozen=True):
     id_base: int | None = None
     volumes: tuple[str, ...] = ()
     killed_by: str = ""
+    killed_with: int = 0
 
 
 class VolumeRecord(Struct, frozen=True):
@@ -59,18 +63,26 @@ class VolumeRecord(Struct, frozen=True):
     anonymous: bool = False
 
 
+_HINT = "restore it from a copy, or move it away: the engine then starts without its containers"
 _Record = TypeVar("_Record", ContainerRecord, VolumeRecord)
 
 
 class Records:
-    """The engine's memory. One writer: the engine that holds the root's lock."""
+    """The engine's memory. One writer: the engine that holds the root's lock.
+
+    A full disk refuses new containers; what happens to those there are is kept in memory and
+    written as soon as there is room.
+    """
 
     def __init__(self, path: str) -> None:
         """Open or create the database.
 
         Raises:
-            DataLoss: the file is not a database, or of a later version.
+            DataLoss: the file is not a database, damaged, or of a later version.
+            ResourceExhausted: no space to make it.
         """
+        self._late: list[tuple[str, tuple[object, ...]]] = []
+        self._path = path
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -94,10 +106,16 @@ class Records:
     def _load(self, table: str, cls: type[_Record]) -> list[_Record]:
         decode = msgspec.json.Decoder(cls).decode
         rows = self._db.execute(f"SELECT record FROM {table}")  # noqa: S608 - a constant name
-        return [decode(blob) for (blob,) in rows]
+        try:
+            return [decode(blob) for (blob,) in rows]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DataLoss(
+                f"a record in {self._path}, {table}, is damaged: {error}", hint=_HINT
+            ) from None
 
     def close(self) -> None:
-        """Checkpoint and close."""
+        """Write what is late, checkpoint and close."""
+        self._write_late()
         self._db.close()
 
     def insert_container(self, record: ContainerRecord) -> None:
@@ -105,6 +123,7 @@ class Records:
 
         Raises:
             AlreadyExists: the name is taken; the message names the holder.
+            ResourceExhausted: no space left; the container is not stored.
         """
         holder = self.names.get(record.name) if record.name else None
         if holder is not None:
@@ -112,24 +131,29 @@ class Records:
                 f"the name {record.name!r} is taken by container {holder[:12]}",
                 hint=f"remove it with onggi rm {record.name}, or choose another --name",
             )
-        self._write_container("INSERT INTO containers VALUES (?1, ?2, ?3)", record)
+        self._catch_up()
+        self._execute("INSERT INTO containers VALUES (?1, ?2, ?3)", self._row(record))
+        self._remember(record)
 
     def update_container(self, record: ContainerRecord) -> None:
         """Replace a container's record, its name included."""
         old = self.containers[record.id]
         if old.name and old.name != record.name:
             self.names.pop(old.name, None)
-        self._write_container("UPDATE containers SET name=?2, record=?3 WHERE id=?1", record)
+        self._note("UPDATE containers SET name=?2, record=?3 WHERE id=?1", self._row(record))
+        self._remember(record)
 
-    def _write_container(self, statement: str, record: ContainerRecord) -> None:
-        self._execute(statement, (record.id, record.name or None, self._encode(record)))
+    def _row(self, record: ContainerRecord) -> tuple[object, ...]:
+        return record.id, record.name or None, self._encode(record)
+
+    def _remember(self, record: ContainerRecord) -> None:
         self.containers[record.id] = record
         if record.name:
             self.names[record.name] = record.id
 
     def delete_container(self, container_id: str) -> None:
         """Forget a container; one that is not there is no error."""
-        self._execute("DELETE FROM containers WHERE id=?", (container_id,))
+        self._note("DELETE FROM containers WHERE id=?", (container_id,))
         old = self.containers.pop(container_id, None)
         if old is not None and self.names.get(old.name) == container_id:
             del self.names[old.name]
@@ -147,33 +171,52 @@ class Records:
             "SELECT id FROM containers WHERE id >= ? AND id < ? AND name NOT NULL LIMIT 2",
             (target, target + "g"),
         ).fetchall()
-        if len(rows) == 2:
+        known = [self.containers[key] for (key,) in rows if key in self.containers]
+        if len(known) == 2:
             raise InvalidArgument(f"{target!r} is the beginning of several container ids")
-        if not rows or not target:
+        if not known or not known[0].name or not target:
             raise NotFound(f"no such container: {target}", hint="onggi ps -a lists all")
-        return self.containers[rows[0][0]]
+        return known[0]
 
     def put_volume(self, record: VolumeRecord) -> None:
         """Store a volume, new or changed."""
         blob = self._encode(record)
+        self._catch_up()
         self._execute("INSERT OR REPLACE INTO volumes VALUES (?, ?)", (record.name, blob))
         self.volumes[record.name] = record
 
     def delete_volume(self, name: str) -> None:
         """Forget a volume."""
-        self._execute("DELETE FROM volumes WHERE name=?", (name,))
+        self._note("DELETE FROM volumes WHERE name=?", (name,))
         self.volumes.pop(name, None)
+
+    def _note(self, statement: str, values: tuple[object, ...]) -> None:
+        """Write what has happened already: a full disk may delay it, but not the engine."""
+        self._late.append((statement, values))
+        self._write_late()
+
+    def _write_late(self) -> None:
+        try:
+            self._catch_up()
+        except ResourceExhausted as error:
+            log.error("%d changes of records wait for space: %s", len(self._late), error)
+
+    def _catch_up(self) -> None:
+        while self._late:
+            self._execute(*self._late[0])
+            del self._late[0]
 
     def _execute(self, statement: str, values: tuple[object, ...]) -> None:
         try:
             self._db.execute(statement, values)
-        except sqlite3.OperationalError as error:
-            raise _database_error(error, "records") from None
+        except sqlite3.DatabaseError as error:
+            raise _database_error(error, self._path) from None
 
 
 def _database_error(error: sqlite3.DatabaseError, path: str) -> DataLoss | ResourceExhausted:
-    if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+    # The lowest byte: extended codes tell which call failed (sqlite.org/rescode.html).
+    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return ResourceExhausted(
-            f"cannot write the records: {error}", hint="free some space on that filesystem"
+            f"cannot write the records {path}: {error}", hint="free some space on that filesystem"
         )
-    return DataLoss(f"cannot use the records {path}: {error}")
+    return DataLoss(f"cannot use the records {path}: {error}", hint=_HINT)

@@ -35,6 +35,8 @@ class Runs:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        #: Containers whose last run has ended and is not cleaned up.
+        self._untidy: set[str] = set()
 
     def begin(self, record: ContainerRecord) -> ContainerRecord:
         """The record of a container that is about to start, with ids lent to it; not stored.
@@ -49,7 +51,7 @@ class Runs:
             record,
             state="starting",
             boot_id=core.boot_id,
-            id_base=core.ranges.lend() if own else None,
+            id_base=core.ranges.lend(record.id) if own else None,
             exit=None,
             killed_by="",
         )
@@ -147,7 +149,8 @@ class Runs:
             oom = core.cgroup(container_id).oom()
         except EngineError:
             oom = None
-        status = describe_end(event, oom, record.killed_by)
+        ours = event is not None and event.signal == record.killed_with
+        status = describe_end(event, oom, record.killed_by if ours else "")
         removing = record.spec.auto_remove or record.state == "removing"
         record = msgspec.structs.replace(
             record,
@@ -165,7 +168,14 @@ class Runs:
         end = core.ends.pop(container_id, None)
         if end is not None and not end.done():
             end.set_result(status)
+        self._untidy.add(container_id)
         core.background(self.clean(record, name))
+
+    async def tidy(self, record: ContainerRecord) -> None:
+        """Take away what the last run has left, unless that is done. Hold the lock."""
+        if record.id in self._untidy:
+            self._untidy.discard(record.id)
+            await clean_run(self._core, record)
 
     async def clean(self, record: ContainerRecord, name: str) -> None:
         """Take away what the run, or the whole container, has left."""
@@ -174,8 +184,9 @@ class Runs:
         await asyncio.sleep(0)
         async with core.lock(record.id):
             if record.state != "removing":
-                await clean_run(core, record)
+                await self.tidy(record)
                 return
+            self._untidy.discard(record.id)
             await clean_container(core, record)
         core.events.publish("container", "destroy", record.id, name=name)
 

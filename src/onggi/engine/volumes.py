@@ -26,7 +26,8 @@ from onggi.engine.core import Core
 from onggi.engine.filters import Filters
 from onggi.engine.names import check_name, new_id
 from onggi.engine.records import VolumeRecord
-from onggi.errors import Conflict, InvalidArgument, NotFound, from_os_error
+from onggi.engine.volume_content import is_empty
+from onggi.errors import Conflict, EngineError, InvalidArgument, NotFound, from_os_error
 from onggi.specs.image import ContainerConfig
 
 
@@ -76,20 +77,37 @@ class Volumes:
             for path in ((image and image.volumes) or {})
             if path not in asked
         )
-        mounts, made = [], []
-        for mount in spec.mounts + declared:
-            if mount.kind == "bind":
-                self._check_bind(mount)
-            elif mount.kind == "volume":
-                name = mount.source or new_id()
-                if name not in self._core.records.volumes:
-                    check_name(name, "volume")
-                    self._make(name, {}, anonymous=not mount.source)
-                    if not mount.source:
-                        made.append(name)
-                mount = msgspec.structs.replace(mount, source=name)  # noqa: PLW2901
-            mounts.append(mount)
-        return tuple(mounts), tuple(made)
+        made: list[str] = []
+        try:
+            mounts = tuple(self._mount(mount, made) for mount in spec.mounts + declared)
+        except EngineError:
+            self.discard(tuple(made))
+            raise
+        return mounts, tuple(made)
+
+    def _mount(self, mount: MountSpec, made: list[str]) -> MountSpec:
+        """The mount with its volume named and there; an anonymous one's name goes to `made`."""
+        if mount.kind == "bind":
+            self._check_bind(mount)
+        if mount.kind != "volume":
+            return mount
+        name = mount.source or new_id()
+        if name not in self._core.records.volumes:
+            check_name(name, "volume")
+            self._make(name, {}, anonymous=not mount.source)
+            if not mount.source:
+                made.append(name)
+        return msgspec.structs.replace(mount, source=name)
+
+    def to_fill(self, mounts: tuple[MountSpec, ...]) -> list[tuple[str, str]]:
+        """(directory, target) of the volumes that begin with what the image has there."""
+        return [
+            (path, mount.target)
+            for mount in mounts
+            if mount.kind == "volume"
+            and mount.copy_up
+            and is_empty(path := self._core.places.volume(mount.source))
+        ]
 
     def _check_bind(self, mount: MountSpec) -> None:
         if os.path.lexists(mount.source):

@@ -151,7 +151,6 @@ async def reside(
 
 async def _main(layout: Layout, ready: Callable[[], None]) -> None:
     from onggi.engine.engine import Engine  # noqa: PLC0415 - after the lock has been taken
-
     from onggi.faces.warm.keeper import SOCKET_NAME, keep_warm  # noqa: PLC0415
 
     engine = await Engine.open(layout)

@@ -103,10 +103,14 @@ class MergedView:
             raise FailedPrecondition(f"{path!r} in the image is not a directory")
         return [os.fsdecode(child.path.rpartition(b"/")[2]) for child in self._children(found)]
 
-    def walk(self) -> Iterator[tuple[Node, int]]:
-        """Every inode of the merged tree, parents first, and the root of the layer it is in."""
-        pending = [self._root()]
-        yield Node(b"", pending[0].status), self._roots[0]
+    def walk(self, top: str = "/") -> Iterator[tuple[Node, int]]:
+        """Every inode of the merged tree from `top` on, parents first, and the root of the layer it
+        is in. Raises: NotFound."""
+        return self._walk(self._resolve(top, follow=True))
+
+    def _walk(self, top: Found) -> Iterator[tuple[Node, int]]:
+        yield Node(top.path, top.status), self._roots[top.layers[0]]
+        pending = [top] if stat.S_ISDIR(top.status.st_mode) else []
         while pending:
             below = []
             for child in self._children(pending.pop()):

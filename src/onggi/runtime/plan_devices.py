@@ -70,10 +70,11 @@ def _plan_device(draft: Draft, device: Device, path: str) -> None:
             )
         )
         return
-    if draft.namespaces.own_users and not (device.file_mode or _DEFAULT_MODE) & 0o006:
+    source = dict(draft.request.device_sources).get(device.path, device.path)
+    for_all = (device.file_mode or _DEFAULT_MODE) & 0o006
+    if draft.namespaces.own_users and source.startswith("/dev/") and not for_all:
         # devtmpfs takes no idmapped mounts, so its owners are nobody inside.
         draft.warn(path, f"{device.path} is bound from the host, whose ids own it: nobody inside")
-    source = dict(draft.request.device_sources).get(device.path, device.path)
     draft.bind(source, device.path, path, MS_PRIVATE | MS_REC)
 
 
