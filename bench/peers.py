@@ -95,7 +95,9 @@ class Onggi(Engine):
         self.run("engine", "stop")
 
     def resident(self) -> list[int]:
-        return [int(json.loads(self.run("engine", "status", "--format", "json"))["pid"])]
+        engine = int(json.loads(self.run("engine", "status", "--format", "json"))["pid"])
+        warm = [pid for pid in children_of(engine) if not name_of(pid).startswith("keel")]
+        return [engine, *warm, *(child for pid in warm for child in children_of(pid))]
 
     def beside(self, container: str) -> list[int]:
         inner = int(self.run("inspect", "--format", "{{.State.Pid}}", container))
@@ -175,6 +177,11 @@ ENGINES: Sequence[type[Engine]] = (Onggi, Docker, Podman)
 def parent_of(pid: int) -> int:
     """The parent's id. Source: proc_pid_stat(5)."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def name_of(pid: int) -> str:
+    """The process's own name. Source: proc_pid_comm(5)."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def children_of(pid: int) -> list[int]:

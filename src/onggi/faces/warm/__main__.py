@@ -10,6 +10,7 @@ from onggi.faces.cli import catalogue, main
 from onggi.faces.warm.descriptors import LIFELINE_FD, LISTENER_FD, close_from
 from onggi.faces.warm.rehearsal import rehearse
 from onggi.faces.warm.server import Server
+from onggi.faces.warm.world import schedule
 
 #: What a command needs often enough to lie ready. The rest is imported by the child that needs it.
 _VERBS = (
@@ -39,7 +40,7 @@ def _run() -> None:
     for _ in range(_REHEARSALS):
         rehearse()
     # What is done here ahead of time must not take the processor from a command.
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    schedule(os.SCHED_BATCH)
     gc.collect()
     gc.freeze()
     Server(listener, LIFELINE_FD, main.main, rehearse).run()

@@ -16,7 +16,7 @@ from _socket import socket
 from onggi.faces.cli import wire
 from onggi.faces.warm import request as requests
 from onggi.faces.warm.request import OTHER_ROOT, RefusedError, Request
-from onggi.faces.warm.world import FRONT_LOST, enter
+from onggi.faces.warm.world import FRONT_LOST, enter, schedule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def serve_one(
         # A group of its own in the parent's session: not orphaned, so ctrl-z can stop it.
         os.setpgid(0, 0)
         rehearse()
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        schedule(os.SCHED_OTHER)
         connection = _next_connection(listener, channel)
         if connection is not None:
             listener.close()

@@ -80,7 +80,6 @@ class Server:
         _signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         while self._serving or self._running:
             ready = self._wait()
-            # A command is entered before its child can be found dead.
             self._take()
             if self._wake in ready:
                 os.read(self._wake, 4096)
@@ -118,9 +117,9 @@ class Server:
         return dict(poll.poll(max(0, min(due) - time.monotonic()) * 1000 + 1))
 
     def _fork_spare(self) -> None:
-        mine, its = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-        mine.setblocking(False)
         try:
+            mine, its = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+            mine.setblocking(False)
             pid = os.fork()
         except OSError as error:
             print(f"onggi: no more warm commands: {error}", file=sys.stderr, flush=True)
@@ -165,6 +164,9 @@ class Server:
                 return
             if pid == 0:
                 return
+            if pid not in self._running:
+                # Perhaps it took a command and ended, all since the last look.
+                self._take()
             running = self._running.get(pid)
             if running is None:
                 continue

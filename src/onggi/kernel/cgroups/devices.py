@@ -8,6 +8,7 @@ linux/bpf.h (struct bpf_cgroup_dev_ctx), runtime-spec config-linux.md#allowed-de
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from onggi.errors import InvalidArgument, Unsupported
@@ -30,9 +31,15 @@ def v1(resources: Resources, files: Files) -> tuple[Change, ...]:
         InvalidArgument: a rule that is none.
         Unsupported: a rule takes back part of a wildcard, which v1's list cannot hold.
     """
-    if not resources.devices:
+    return _v1_changes(resources.devices)
+
+
+@functools.lru_cache(maxsize=64)
+def _v1_changes(rules: tuple[DeviceRule, ...]) -> tuple[Change, ...]:
+    """Containers mostly have the same rules, and a start asks for them several times."""
+    if not rules:
         return ()
-    allowed, exceptions = _exceptions(resources.devices)
+    allowed, exceptions = _exceptions(rules)
     reset, file = ("allow", "deny") if allowed else ("deny", "allow")
     lines = [
         f"{kind} {_star(major)}:{_star(minor)} {_letters(bits)}"
@@ -55,6 +62,7 @@ def v2(resources: Resources, files: Files) -> tuple[Change, ...]:
     return (AttachProgram(compile_device_program(resources.devices)),)
 
 
+@functools.lru_cache(maxsize=64)
 def compile_device_program(rules: tuple[DeviceRule, ...]) -> bytes:
     """The rules as BPF_PROG_TYPE_CGROUP_DEVICE instructions: returns 1 to allow, 0 to deny.
 

@@ -8,6 +8,7 @@ the actor its class names. Descriptors that pass from step to step live in numbe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from collections.abc import Callable
@@ -58,6 +59,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         """One line for a person: what this step does with which values."""
         raise NotImplementedError
 
+    @functools.lru_cache(maxsize=1024)  # noqa: B019 - steps are values; most recur in every start
     def encode(self) -> bytes:
         """The step as keel reads it: header (opcode, flags, payload length) and payload.
 
