@@ -129,8 +129,14 @@ def engine(root: Path) -> Iterator[Onggi]:
         until(lambda: not left_behind(onggi), "nothing is left")
         onggi.run("engine", "stop")
     assert not left_behind(onggi)
-    assert not list(Path("/sys/fs/cgroup").glob(f"*/{instance(onggi)}"))
-    assert not Path("/sys/fs/cgroup", instance(onggi)).exists()
+    until(lambda: not parent_cgroups(onggi), "the engine's own cgroup is gone")
+
+
+def parent_cgroups(onggi: Onggi) -> list[Path]:
+    """The cgroup of this root in every hierarchy."""
+    name = instance(onggi)
+    places = [*Path("/sys/fs/cgroup").glob(f"*/{name}"), Path("/sys/fs/cgroup", name)]
+    return [place for place in places if place.exists()]
 
 
 def left_behind(onggi: Onggi) -> list[str]:

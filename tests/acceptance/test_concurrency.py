@@ -63,7 +63,12 @@ class User:
                 self._chance.choice((*jobs, self._exec, self._list))(name)
                 self.done += 1
             except EngineError as error:
-                if error.kind not in ("AlreadyExists", "NotFound", "FailedPrecondition", "Conflict"):
+                if error.kind not in (
+                    "AlreadyExists",
+                    "NotFound",
+                    "FailedPrecondition",
+                    "Conflict",
+                ):
                     self.unexpected.append(f"{error.kind}: {error}")
             except BaseException as error:
                 self.unexpected.append(repr(error))
@@ -181,17 +186,19 @@ def test_removed_while_it_starts(onggi: Onggi) -> None:
 
 def test_exec_while_it_stops(onggi: Onggi) -> None:
     calls = wire.client(onggi)
+
+    def execute() -> None:
+        with calls.open(
+            "containers.exec", {"target": "stopping", "command": ["sleep", "1000"]}
+        ) as call:
+            list(call.items())
+
+    def stop() -> None:
+        calls.call("containers.stop", {"target": "stopping", "timeout_s": 0.0})
+
     for _ in range(8):
         wire.run(calls, "sleep", "1000", name="stopping")
-
-        def execute() -> None:
-            with calls.open(
-                "containers.exec", {"target": "stopping", "command": ["sleep", "1000"]}
-            ) as call:
-                list(call.items())
-
-        stop = {"target": "stopping", "timeout_s": 0.0}
-        answers = at_once(execute, execute, lambda: calls.call("containers.stop", stop))
+        answers = at_once(execute, execute, stop)
         for error in errors_of(answers):
             assert error.kind in ("FailedPrecondition", "NotFound", "Conflict"), error
         assert states(calls) == {"stopping": "exited"}
@@ -252,7 +259,12 @@ def test_a_killed_terminal_client_leaves_nothing_open(onggi: Onggi) -> None:
     engine = wire.engine_pid(onggi)
     assert engine is not None
     before = wire.settled_descriptors(engine)
-    words = ["script", "-qec", " ".join(onggi.words("run", "-it", "--name", "tty", "busybox")), "/dev/null"]
+    words = [
+        "script",
+        "-qec",
+        " ".join(onggi.words("run", "-it", "--name", "tty", "busybox")),
+        "/dev/null",
+    ]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     with process:
         until(lambda: states(calls).get("tty") == "running", "it runs")

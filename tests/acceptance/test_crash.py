@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -64,7 +63,8 @@ def test_twenty_containers_outlive_the_engine(own_onggi: Onggi) -> None:
     assert wire.engine_pid(onggi) is None
 
     shown = dict(
-        line.split("=", 1) for line in onggi.out("ps", "-a", "--format", "{{.Names}}={{.State}}").splitlines()
+        line.split("=", 1)
+        for line in onggi.out("ps", "-a", "--format", "{{.Names}}={{.State}}").splitlines()
     )
     assert shown == {**dict.fromkeys(running, "running"), **dict.fromkeys(ended, "exited")}
     assert onggi.out("wait", "well", "badly", "killed", "oom").split() == ["0", "3", "137", "137"]
@@ -175,3 +175,170 @@ def assert_sound(onggi: Onggi, calls: Client) -> None:
     assert {row["id"] for row in calls.call("containers.list", {"all": True})} == {
         record.id for record in records
     }
+
+
+def test_an_attached_client_goes_on_without_the_engine(own_onggi: Onggi) -> None:
+    script = "trap 'echo bye; exit 5' TERM; echo here; while :; do usleep 10000; done"
+    with wire.command(own_onggi, "run", "--name", "on", "busybox", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        pid = own_onggi.pid("on")
+        own_onggi.kill_engine()
+        os.kill(pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("bye\n", "", 5)
+
+
+def test_a_client_who_cannot_know_the_end_says_so(own_onggi: Onggi) -> None:
+    script = "trap 'exit 5' TERM; echo here; while :; do usleep 10000; done"
+    words = ("run", "--rm", "--name", "on", "busybox", "sh", "-c", script)
+    with wire.command(own_onggi, *words) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        pid = own_onggi.pid("on")
+        own_onggi.kill_engine()
+        os.kill(pid, signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 125
+    assert "is not known" in wire.one_line(err)
+
+
+@pytest.mark.parametrize("words", [
+    ("wait", "on"),
+    ("logs", "-f", "on"),
+    ("events",),
+    ("stop", "-t", "100", "on"),
+], ids=lambda words: words[0])  # fmt: skip
+def test_a_client_of_a_killed_engine_explains(own_onggi: Onggi, words: tuple[str, ...]) -> None:
+    calls = wire.client(own_onggi)
+    wire.run(calls, "sleep", "1000", name="on")
+    engine = wire.engine_pid(own_onggi)
+    assert engine is not None
+    before = wire.settled_descriptors(engine)
+    with wire.command(own_onggi, *words) as process:
+        until(lambda: wire.descriptors(engine) > before, "the client is connected")
+        wire.kill_engine(engine)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "the engine went away before it answered" in wire.one_line(err)
+
+
+def test_commands_at_once_start_one_engine(own_onggi: Onggi) -> None:
+    own_onggi.run("engine", "stop")
+    until(lambda: not wire.engines(own_onggi), "the engine has ended")
+    with contextlib.ExitStack() as stack:
+        several = [stack.enter_context(wire.command(own_onggi, "ps", "-q")) for _ in range(6)]
+        said = [process.communicate(timeout=30) for process in several]
+    assert said == [("", "")] * 6
+    assert [process.returncode for process in several] == [0] * 6
+    assert len(wire.engines(own_onggi)) == 1
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "engine stop"])
+def test_containers_run_on_when_the_engine_ends(own_onggi: Onggi, how: str) -> None:
+    calls = wire.client(own_onggi)
+    wire.run(calls, "sh", "-c", wire.COUNT, name="on")
+    pid, engine = own_onggi.pid("on"), wire.engine_pid(own_onggi)
+    assert engine is not None
+    if how == "engine stop":
+        own_onggi.run("engine", "stop")
+    else:
+        os.kill(engine, signal.Signals[how])
+    until(lambda: not alive(engine), "the engine has ended")
+    assert not (own_onggi.root / "run/onggi.sock").exists()
+    assert alive(pid)
+    assert own_onggi.out("ps", "--format", "{{.Names}}={{.State}}") == "on=running"
+    assert own_onggi.pid("on") == pid
+    assert own_onggi.run("engine", "status").returncode == 0
+    own_onggi.run("stop", "-t", "0", "on")
+    numbers = lines_of(own_onggi, "on")
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_stopped_engine_is_not_started_to_be_asked(own_onggi: Onggi) -> None:
+    own_onggi.run("engine", "stop")
+    until(lambda: not wire.engines(own_onggi), "the engine has ended")
+    asked = own_onggi.run("engine", "status", check=False)
+    assert asked.returncode == 1
+    assert "not running" in asked.stdout
+    assert own_onggi.run("engine", "stop").stdout == "not running\n"
+    assert wire.engines(own_onggi) == []
+
+
+def test_after_a_reboot_what_ran_has_ended_and_nobody_knows_how(own_onggi: Onggi) -> None:
+    calls = wire.client(own_onggi)
+    wire.run(calls, "sleep", "1000", name="on")
+    wire.run(calls, "sleep", "1000", name="temporary", auto_remove=True)
+    wire.run(calls, "sh", "-c", "exit 4", name="done")
+    assert wire.wait(calls, "done")["code"] == 4
+    own_onggi.kill_engine()
+    forge_boot(own_onggi)
+    shown = own_onggi.out("ps", "-a", "--format", "{{.Names}}={{.State}}").splitlines()
+    assert sorted(shown) == ["done=exited", "on=exited"]
+    state = own_onggi.inspect("on")["State"]
+    assert state["ExitCode"] is None
+    assert "unknown" in state["Error"]
+    assert own_onggi.out("wait", "on", "done").split() == ["unknown", "4"]
+    until(lambda: not wire.cgroups(own_onggi), "what is left of the run is gone")
+    own_onggi.run("start", "on")
+    assert alive(own_onggi.pid("on"))
+
+
+def forge_boot(onggi: Onggi) -> None:
+    """Make every record say that it is of another boot of the host."""
+    with contextlib.closing(sqlite3.connect(onggi.root / "data/records.sqlite")) as database:
+        for record in records_of(onggi):
+            other = msgspec.structs.replace(record, boot_id="00000000-0000-0000-0000-000000000000")
+            database.execute(
+                "UPDATE containers SET record=? WHERE id=?", (msgspec.json.encode(other), record.id)
+            )
+        database.commit()
+
+
+def test_a_removal_that_was_interrupted_is_finished(own_onggi: Onggi) -> None:
+    calls = wire.client(own_onggi)
+    wire.run(calls, "sleep", "1000", name="alive")
+    wire.run(calls, "true", name="ended")
+    wire.wait(calls, "ended")
+    pid = own_onggi.pid("alive")
+    own_onggi.kill_engine()
+    with contextlib.closing(sqlite3.connect(own_onggi.root / "data/records.sqlite")) as database:
+        for record in records_of(own_onggi):
+            removing = msgspec.structs.replace(record, state="removing", name="")
+            database.execute(
+                "UPDATE containers SET name=NULL, record=? WHERE id=?",
+                (msgspec.json.encode(removing), record.id),
+            )
+        database.commit()
+    assert own_onggi.out("ps", "-aq") == ""
+    until(lambda: not alive(pid), "the container's process has ended")
+    until(lambda: not left_behind(own_onggi), "nothing is left")
+    until(lambda: records_of(own_onggi) == [], "no record is left")
+
+
+def test_what_no_record_names_is_removed(own_onggi: Onggi) -> None:
+    calls = wire.client(own_onggi)
+    wire.run(calls, "sleep", "1000", name="lost")
+    pid = own_onggi.pid("lost")
+    own_onggi.kill_engine()
+    with contextlib.closing(sqlite3.connect(own_onggi.root / "data/records.sqlite")) as database:
+        database.execute("DELETE FROM containers")
+        database.commit()
+    assert own_onggi.out("ps", "-aq") == ""
+    until(lambda: not alive(pid), "the stranger is gone")
+    until(lambda: not left_behind(own_onggi), "nothing is left")
+
+
+def test_an_exec_outlives_the_engine_and_ends_with_its_container(own_onggi: Onggi) -> None:
+    wire.run(wire.client(own_onggi), "sleep", "1000", name="on")
+    script = "echo here; while :; do usleep 10000; done"
+    with wire.command(own_onggi, "exec", "on", "sh", "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        own_onggi.kill_engine()
+        own_onggi.run("rm", "-f", "on")
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 125
+    assert "is not known" in wire.one_line(err)
+    until(lambda: not left_behind(own_onggi), "nothing is left")
+    until(lambda: not wire.strangers(own_onggi), "no process is left")

@@ -1,8 +1,9 @@
-"""The verbs for containers that exist: exec, top, logs, attach, wait, kill, stop, ps, inspect, events,
-export, with the exit codes that scripts rely on."""
+"""The verbs for containers that exist: exec, top, logs, attach, wait, kill, stop, ps, inspect,
+events, export, with the exit codes that scripts rely on."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -30,6 +32,23 @@ def box(onggi: Onggi) -> Iterator[str]:
     until(lambda: "up" in onggi.out("logs", "box"), "it has spoken")
     yield "box"
     onggi.run("rm", "-f", "box")
+
+
+@contextlib.contextmanager
+def meanwhile(onggi: Onggi, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that goes on during the block, and never beyond it."""
+    process = subprocess.Popen(onggi.words(*words), stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def lines(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    """What it prints."""
+    assert process.stdout
+    return process.stdout
 
 
 # -- exec ------------------------------------------------------------------------------------
@@ -150,12 +169,11 @@ def test_logs(onggi: Onggi, box: str) -> None:
 def test_logs_follow_until_the_end(onggi: Onggi) -> None:
     script = "echo first; read line; echo heard $line; exit 5"
     onggi.run("run", "-d", "-i", "--name", "spoken", "busybox", "sh", "-c", script)
-    with subprocess.Popen(onggi.words("logs", "-f", "spoken"), stdout=subprocess.PIPE) as following:
-        assert following.stdout
-        assert following.stdout.readline() == b"first\n"
+    with meanwhile(onggi, "logs", "-f", "spoken") as following:
+        assert lines(following).readline() == b"first\n"
         done = onggi.run("attach", "spoken", stdin=b"you\n", check=False)
         assert (done.returncode, done.stdout) == (5, "heard you\n")
-        assert following.stdout.read() == b"heard you\n"
+        assert lines(following).read() == b"heard you\n"
         assert following.wait(10) == 0
     assert onggi.out("wait", "spoken") == "5"
     assert onggi.out("start", "spoken") == "spoken"
@@ -165,14 +183,12 @@ def test_logs_follow_until_the_end(onggi: Onggi) -> None:
 def test_attach_passes_signals_on(onggi: Onggi) -> None:
     script = "trap 'echo caught; exit 3' INT; echo up; while :; do sleep 0.02; done"
     onggi.run("run", "-d", "--name", "caught", "busybox", "sh", "-c", script)
-    words = onggi.words("attach", "--no-stdin", "caught")
-    with subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True) as attached:
+    with meanwhile(onggi, "attach", "--no-stdin", "caught") as attached:
         until(lambda: "up" in onggi.out("logs", "caught"), "it is up")
         # Handlers are set once it has connected; a signal before would end the command itself.
         until(lambda: _catches(attached.pid, signal.SIGINT), "it passes signals on")
         attached.send_signal(signal.SIGINT)
-        assert attached.stdout
-        assert attached.stdout.read() == b"caught\n"
+        assert lines(attached).read() == b"caught\n"
         assert attached.wait(10) == 3
     onggi.run("rm", "caught")
 
@@ -187,7 +203,7 @@ def test_kill_stop_and_wait(onggi: Onggi) -> None:
     script = "trap 'echo hup' HUP; trap 'exit 6' TERM; echo up; while :; do sleep 0.02; done"
     onggi.run("run", "-d", "--name", "ended", "busybox", "sh", "-c", script)
     until(lambda: "up" in onggi.out("logs", "ended"), "it is up")
-    with subprocess.Popen(onggi.words("wait", "ended"), stdout=subprocess.PIPE) as waiting:
+    with meanwhile(onggi, "wait", "ended") as waiting:
         assert onggi.out("kill", "-s", "HUP", "ended") == "ended"
         until(lambda: "hup" in onggi.out("logs", "ended"), "it has heard")
         assert onggi.inspect("ended")["State"]["Running"] is True
@@ -252,27 +268,26 @@ def test_inspect(onggi: Onggi, box: str) -> None:
 
 
 def test_events(onggi: Onggi) -> None:
-    with subprocess.Popen(
-        onggi.words("events", "--format", "json", "--filter", "container=seen"),
-        stdout=subprocess.PIPE,
-    ) as listening:
-        assert listening.stdout
-        # It listens once what happens now comes out of it.
-        started = time.time()
-        while True:
-            onggi.run("run", "--name", "seen", "-d", "busybox", "sleep", "1000")
-            onggi.run("exec", "seen", "true")
-            onggi.run("rm", "-f", "seen")
-            if os.get_blocking(listening.stdout.fileno()):
-                break
-        actions = []
-        while "destroy" not in actions:
-            event = json.loads(listening.stdout.readline())
-            assert event["Type"] == "container"
-            assert event["time"] >= int(started)
-            actions.append(event["Action"])
-        listening.terminate()
-    assert actions == ["create", "start", "exec_start", "die", "destroy"]
+    started_s = time.time()
+    words = (
+        "events",
+        "--format",
+        "json",
+        "--filter",
+        "container=seen",
+        "--since",
+        f"{started_s:f}",
+    )
+    with meanwhile(onggi, *words) as listening:
+        onggi.run("run", "--name", "seen", "-d", "busybox", "sleep", "1000")
+        onggi.run("exec", "seen", "true")
+        onggi.run("rm", "-f", "seen")
+        events = []
+        while not events or events[-1]["Action"] != "destroy":
+            events.append(json.loads(lines(listening).readline()))
+    assert [e["Action"] for e in events] == ["create", "start", "exec_start", "die", "destroy"]
+    assert {e["Type"] for e in events} == {"container"}
+    assert all(started_s <= e["timeNano"] / 1e9 <= time.time() for e in events)
 
 
 def test_export(onggi: Onggi, tmp_path: Path) -> None:

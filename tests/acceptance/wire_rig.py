@@ -115,7 +115,10 @@ def strangers(onggi: Onggi) -> list[str]:
 def cgroups(onggi: Onggi) -> list[str]:
     """Cgroups of this root's containers."""
     name = instance(onggi)
-    places = [*Path("/sys/fs/cgroup").glob(f"*/{name}/*"), *Path("/sys/fs/cgroup").glob(f"{name}/*")]
+    places = [
+        *Path("/sys/fs/cgroup").glob(f"*/{name}/*"),
+        *Path("/sys/fs/cgroup").glob(f"{name}/*"),
+    ]
     return [str(place) for place in places if place.is_dir()]
 
 
@@ -175,3 +178,9 @@ def quietly(call: Any, *arguments: Any, **fields: Any) -> EngineError | None:
     except EngineError as error:
         return error
     return None
+
+
+def made_things(onggi: Onggi) -> set[str]:
+    """Ids of the containers that have a cgroup or a snapshot."""
+    snapshots = onggi.root.glob("data/image/snapshots/active/*")
+    return {Path(path).name for path in cgroups(onggi)} | {path.name for path in snapshots}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -64,13 +65,26 @@ async def remove_cgroup(core: Core, container_id: str) -> None:
 
 
 def remove_task_directory(path: str) -> None:
-    """Remove a monitor's directory; one that is not there is no error."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(path):
-            child = f"{path}/{name}"
-            if os.path.isdir(child) and not os.path.islink(child):
-                remove_task_directory(child)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(child)
-        os.rmdir(path)
+    """Remove a monitor's directory; one that is not there is no error.
+
+    A monitor that is about to end may write its record meanwhile; that goes too.
+    """
+    for _ in range(_ROUNDS):
+        try:
+            _remove_entries(path)
+            os.rmdir(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+
+
+def _remove_entries(path: str) -> None:
+    for name in os.listdir(path):
+        child = f"{path}/{name}"
+        if os.path.isdir(child) and not os.path.islink(child):
+            remove_task_directory(child)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(child)

@@ -15,7 +15,7 @@ import msgspec
 
 from onggi.engine.api.answers import ExitStatus
 from onggi.engine.api.requests import TerminalSize
-from onggi.engine.cleanup import clean_container, clean_run
+from onggi.engine.cleanup import clean_container, clean_run, remove_cgroup
 from onggi.engine.core import Core
 from onggi.engine.ends import describe_end
 from onggi.engine.prepare import joined_container, joins, launch, own_id_range
@@ -28,6 +28,8 @@ from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Exited, Failed
 from onggi.sandbox.monitor import Monitor
 from onggi.specs.runtime import encode_config
+
+_END_S = 2.0
 
 
 class Runs:
@@ -70,6 +72,7 @@ class Runs:
         """
         core = self._core
         ours, theirs = socket.socketpair() if attach else (None, None)
+        task: Task | None = None
         try:
             with joins(core, record) as joined:
                 made = launch(core, record, image, size, joined)
@@ -91,7 +94,7 @@ class Runs:
         except BaseException as error:
             if ours is not None:
                 ours.close()
-            await self._undo_start(record, error)
+            await self._undo_start(record, error, task)
             raise
         finally:
             if theirs is not None:
@@ -124,8 +127,14 @@ class Runs:
         core.ends[container_id] = core.loop.create_future()
         task.exited.add_done_callback(lambda future: self.ended(container_id, future.result()))
 
-    async def _undo_start(self, record: ContainerRecord, error: BaseException) -> None:
+    async def _undo_start(
+        self, record: ContainerRecord, error: BaseException, task: Task | None
+    ) -> None:
         core = self._core
+        if task is not None:
+            await remove_cgroup(core, record.id)
+            # The monitor's directory is its own until it has ended, which it does now.
+            await asyncio.wait((task.exited,), timeout=_END_S)
         await clean_run(core, record)
         current = core.records.containers[record.id]
         if current.state == "removing":

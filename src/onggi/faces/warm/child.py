@@ -44,7 +44,7 @@ def serve_one(
     listener: socket,
     channel: socket,
     root: Identity,
-    rehearse: Callable[[], None],
+    rehearse: Callable[[], None] | None,
     command: Command,
 ) -> NoReturn:
     """Wait for a command, carry it out, and end this process."""
@@ -54,7 +54,8 @@ def serve_one(
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         # A group of its own in the parent's session: not orphaned, so ctrl-z can stop it.
         os.setpgid(0, 0)
-        rehearse()
+        if rehearse is not None:
+            rehearse()
         schedule(os.SCHED_OTHER)
         connection = _next_connection(listener, channel)
         if connection is not None:

@@ -56,7 +56,7 @@ class _Running:
 class Server:
     """Serves `listener` (non-blocking, listening) until the end of `lifeline`. Owns both.
 
-    Every child carries out one `command`; `rehearse` is what it does while it waits for it.
+    Every child carries out one `command`, and does `rehearse` before, if nobody waits yet.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Server:
             if self._serving and self._spare is None:
                 waited_for = self._listener.fileno() in ready
                 if waited_for or time.monotonic() >= self._spare_at:
-                    self._fork_spare()
+                    self._fork_spare(rehearsed=not waited_for)
 
     def _wait(self) -> dict[int, int]:
         poll = select.poll()
@@ -116,7 +116,7 @@ class Server:
             return dict(poll.poll())
         return dict(poll.poll(max(0, min(due) - time.monotonic()) * 1000 + 1))
 
-    def _fork_spare(self) -> None:
+    def _fork_spare(self, *, rehearsed: bool) -> None:
         try:
             mine, its = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
             mine.setblocking(False)
@@ -127,7 +127,8 @@ class Server:
             return
         if pid == 0:
             self._close_inherited(mine)
-            serve_one(self._listener, its, self._root, self._rehearse, self._command)
+            rehearse = self._rehearse if rehearsed else None
+            serve_one(self._listener, its, self._root, rehearse, self._command)
         its.close()
         self._spare = _Spare(pid, mine)
 
