@@ -252,7 +252,7 @@ def _capability_names(names: tuple[str, ...]) -> frozenset[str]:
 
 
 def _mounts(spec: ContainerSpec, found: Resolved) -> tuple[Mount, ...]:
-    """Default file systems, then the three files, then the user's in order of their depth.
+    """Default file systems, then the three files and the user's mounts in order of their depth.
 
     A mount of the user's on a default's place replaces it.
     """
@@ -267,8 +267,8 @@ def _mounts(spec: ContainerSpec, found: Resolved) -> tuple[Mount, ...]:
     base += {"host": [defaults.HOST_SHM], "none": []}.get(spec.ipc, [shm])
     if spec.privileged:
         base = [_writable(mount) for mount in base]
-    base += [_file_mount(target, source) for target, source in found.files]
-    asked = [_user_mount(mount, found.volumes) for mount in spec.mounts]
+    asked = [_file_mount(target, source) for target, source in found.files]
+    asked += [_user_mount(mount, found.volumes) for mount in spec.mounts]
     replaced = {mount.destination for mount in asked}
     kept = [mount for mount in base if mount.destination not in replaced]
     return tuple(kept + sorted(asked, key=lambda mount: mount.destination.count("/")))

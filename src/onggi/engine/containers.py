@@ -40,6 +40,7 @@ from onggi.engine.volume_content import fill
 from onggi.engine.volumes import Volumes
 from onggi.errors import EngineError, FailedPrecondition, NotFound
 from onggi.image.images import Image
+from onggi.image.platforms import check_platform
 
 Item = Session | ExitStatus | tuple[Session, int]
 
@@ -102,6 +103,7 @@ class Containers:
         """The image, unpacked. Found in memory as a rule: no thread, no disk."""
         core = self._core
         image = core.images.resolve(name)
+        check_platform(image.short_name, image.platform, core.images.platform)
         if not all(map(core.images.snapshots.exists, image.chain_ids)):
             await asyncio.to_thread(core.images.unpack, image)
         return image

@@ -29,7 +29,7 @@ from onggi.engine.api.requests import (
 from onggi.engine.core import Core
 from onggi.engine.filters import Filters
 from onggi.engine.prepare import layers_of
-from onggi.errors import Conflict, InvalidArgument
+from onggi.errors import Conflict, EngineError, InvalidArgument
 from onggi.image import archive
 from onggi.image.bootstrap import bootstrap_busybox, bootstrap_debian
 from onggi.image.changes import apply_changes
@@ -94,9 +94,8 @@ class ImageCalls:
                 f"{users[0].name or users[0].id[:12]} for one",
                 hint="remove them first",
             )
-        in_use = frozenset(chain for r in core.records.containers.values() for chain in r.chain_ids)
         removed = await asyncio.to_thread(
-            core.images.remove, request.target, in_use=in_use, force=request.force
+            core.images.remove, request.target, in_use=self._in_use(), force=request.force
         )
         core.events.publish("image", "delete", image.id)
         untagged = tuple(f"Untagged: {familiar(name)}" for name in removed.untagged)
@@ -138,21 +137,34 @@ class ImageCalls:
         made: list[Image] = []
 
         def work(_report: Report) -> None:
-            made.append(
-                archive.import_rootfs(
-                    self._core.images,
-                    lambda size: os.read(source, size),
-                    request.reference or None,
-                    config=config,
-                    created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    comment=request.message or "imported",
-                )
+            image = archive.import_rootfs(
+                self._core.images,
+                lambda size: os.read(source, size),
+                config=config,
+                created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                comment=request.message or "imported",
             )
+            made.append(self._checked(image, request.reference))
 
         async for progress in _watch(work, "importing", source):
             yield progress
         self._core.events.publish("image", "import", made[0].id)
         yield _answer(made[0])
+
+    def _checked(self, image: Image, reference: str) -> Image:
+        """The image, unpacked and then named: what is no tar becomes no image. In a thread."""
+        images = self._core.images
+        try:
+            images.unpack(image)
+            return images.tag(image.id, reference) if reference else image
+        except EngineError:
+            images.remove(image.id, in_use=self._in_use(), force=True)
+            raise
+
+    def _in_use(self) -> frozenset[str]:
+        """Chain ids of the containers' layers. From any thread."""
+        records = list(self._core.records.containers.values())
+        return frozenset(chain for record in records for chain in record.chain_ids)
 
     async def bootstrap(
         self, request: BootstrapRequest, _fds: list[int]

@@ -9,6 +9,7 @@ Source: sqlite.org/wal.html.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from typing import Literal, TypeVar
 
@@ -17,7 +18,14 @@ from msgspec import Struct
 
 from onggi.engine.api.answers import ExitStatus
 from onggi.engine.api.spec import ContainerSpec
-from onggi.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from onggi.errors import (
+    AlreadyExists,
+    DataLoss,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    from_os_error,
+)
 
 State = Literal["created", "starting", "running", "paused", "exited", "removing"]
 SCHEMA_VERSION = 1
@@ -84,6 +92,7 @@ class Records:
         self._late: list[tuple[str, tuple[object, ...]]] = []
         self._path = path
         try:
+            _make_private(path)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -211,6 +220,15 @@ class Records:
             self._db.execute(statement, values)
         except sqlite3.DatabaseError as error:
             raise _database_error(error, self._path) from None
+
+
+def _make_private(path: str) -> None:
+    """Environment variables are in the records: nobody else reads them. The WAL has their mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.chmod(path, 0o600)
+    except OSError as error:
+        raise from_os_error(error, "opening the records") from None
 
 
 def _database_error(error: sqlite3.DatabaseError, path: str) -> DataLoss | ResourceExhausted:

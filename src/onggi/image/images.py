@@ -383,8 +383,17 @@ class ImageStore:
         chain_id = next_chain_id(parent, diff_id)
         if self.snapshots.exists(chain_id):
             return chain_id
-        with self.content.open(layer.digest, layer.size) as blob:
-            return self.snapshots.apply(parent, blob.read, diff_id)
+        try:
+            with self.content.open(layer.digest, layer.size) as blob:
+                return self.snapshots.apply(parent, blob.read, diff_id)
+        except InvalidArgument as error:
+            # Damaged on this disk, or made so? Only the former is mended by another copy.
+            with self.content.open(layer.digest, layer.size) as blob:
+                blob.verify()
+            raise InvalidArgument(
+                f"layer {layer.digest} cannot be unpacked: {error.message}",
+                hint=error.hint or "the image was made so: have it made anew",
+            ) from None
 
 
 def _name_of(entry: Descriptor) -> str | None:

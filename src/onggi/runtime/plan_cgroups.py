@@ -82,7 +82,13 @@ def _mount(
 ) -> None:
     draft.inside.append(
         MountFilesystem(
-            fstype=fstype, source="cgroup", target=target, attributes=attributes, options=options
+            fstype=fstype,
+            source="cgroup",
+            target=target,
+            attributes=attributes,
+            options=options,
+            # A v1 hierarchy may be unmounted on the host at any time; the container only looks.
+            optional=fstype == "cgroup",
         )
     )
 

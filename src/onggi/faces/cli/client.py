@@ -34,6 +34,11 @@ def dial(path: str) -> socket | None:
     except (FileNotFoundError, ConnectionRefusedError):
         sock.close()
         return None
+    except NotADirectoryError:
+        sock.close()
+        raise LEAVES["FailedPrecondition"](
+            f"{path}: a part of this path is not a directory", hint="name another --root"
+        ) from None
     except BaseException:
         sock.close()
         raise

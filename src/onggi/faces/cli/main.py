@@ -29,6 +29,27 @@ _INTERRUPTED = 130
 _NOBODY_READS = 141
 
 
+_REGISTRY = "registries are not there yet; onggi load and onggi import bring images in"
+#: Commands of docker's that people will try, and what to do instead.
+_NOT_YET = {
+    "build": "building is not there yet; onggi import makes an image from a tar",
+    "commit": "not there yet; onggi export and onggi import make an image of a container",
+    "compose": "not there yet",
+    "cp": "not there yet; onggi export writes a container's files as a tar",
+    "diff": "not there yet; onggi inspect names the directory of its changes",
+    "login": _REGISTRY,
+    "network": "not there yet; a container has none, the host's, or another container's network",
+    "pause": "not there yet",
+    "port": "publishing ports is not there yet; --network host shares the host's ports",
+    "pull": _REGISTRY,
+    "push": _REGISTRY,
+    "rename": "not there yet",
+    "restart": "not there yet; use onggi stop and onggi start",
+    "unpause": "not there yet",
+    "update": "not there yet; limits are set when a container is made",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line (without the program's name); its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -129,7 +150,7 @@ def _no_verb(name: str, rest: list[str]) -> int:
 
     meant = nearest(name, [*catalogue.entries(), *catalogue.FAMILIES, "help"])
     hint = f"did you mean onggi {meant}?" if meant else "onggi --help lists the commands"
-    raise InvalidArgument(f"there is no command {name}", hint=hint)
+    raise InvalidArgument(f"there is no command {name}", hint=_NOT_YET.get(name, hint))
 
 
 if __name__ == "__main__":
