@@ -34,7 +34,9 @@ bench-peers:
 
 build: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml setup.py $(wildcard keel/*.c keel/*.h keel/*.def front/*.c)
+SOURCES = $(wildcard keel/*.[ch] keel/*.def keel/Makefile keel/libc/*.[ch] front/*.[ch] front/Makefile)
+
+$(VENV)/.installed: pyproject.toml setup.py src/onggi/__init__.py $(SOURCES)
 	@scripts/packages build
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'

@@ -475,3 +475,41 @@ def test_one_engine_for_a_root(onggi: Onggi) -> None:
     second = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
     assert (second.returncode, second.stderr) == (0, "busy\n")
     assert len(wire.engines(onggi)) == 1
+
+
+@contextlib.contextmanager
+def other_host(root: Path, before: str) -> Iterator[Onggi]:
+    """An engine that lives in a mount namespace of its own, changed by a line of shell."""
+    with rig.engine(root) as onggi:
+        onggi.run("engine", "stop")
+        until(lambda: not wire.engines(onggi), "the engine has ended")
+        script = f'{before} && exec "$@"'
+        words = ["unshare", "-m", "sh", "-c", script, "sh", *onggi.words("ps")]
+        subprocess.run(words, check=True, capture_output=True)
+        yield onggi
+
+
+def test_a_host_whose_proc_is_not_whole(tmp_path: Path) -> None:
+    with other_host(tmp_path / "root", "mount -t tmpfs none /proc/fs") as onggi:
+        line = refused(onggi, "run", "--rm", "busybox", "true")
+        assert "cannot mount proc on /proc" in line
+        assert "only where the host's /proc is whole" in line
+        assert onggi.out("run", "--rm", "--privileged", "busybox", "echo", "hi") == "hi"
+
+
+def test_a_host_without_a_controller(tmp_path: Path) -> None:
+    memory = Path("/sys/fs/cgroup/memory")
+    if not memory.is_mount():
+        pytest.skip("needs the memory controller in a v1 hierarchy of its own")
+    with other_host(tmp_path / "root", f"umount {memory}") as onggi:
+        done = onggi.run("run", "--rm", "-m", "64m", "busybox", "echo", "hi")
+        assert done.stdout == "hi\n"
+        assert "memory controller" in done.stderr
+        assert "is not applied" in done.stderr
+
+
+def test_a_name_stays_when_an_import_under_it_fails(onggi: Onggi) -> None:
+    before = onggi.out("images", "-q", "--no-trunc")
+    refused(onggi, "import", "-", "busybox", stdin=b"garbage" * 1000)
+    assert onggi.out("images", "-q", "--no-trunc") == before
+    assert onggi.out("run", "--rm", "busybox", "echo", "hi") == "hi"

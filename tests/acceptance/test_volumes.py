@@ -31,6 +31,7 @@ def _no_volume_stays(onggi: Onggi) -> Iterator[None]:
     left = onggi.out("ps", "-aq").split()
     if left:  # by a test that has failed
         onggi.run("rm", "-f", *left)
+    # At once: what was run with --rm and has ended holds nothing.
     for name in onggi.out("volume", "ls", "-q").split():
         onggi.run("volume", "rm", name)
 

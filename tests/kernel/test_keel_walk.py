@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import select
@@ -55,7 +56,7 @@ from onggi.runtime.steps import (
     WriteSysctl,
 )
 from onggi.sandbox.keel import Keel
-from onggi.sandbox.messages import Failed, Started
+from onggi.sandbox.messages import Closed, Failed, Started
 
 pytestmark = NEEDS_ROOT_AND_BUSYBOX
 
@@ -355,6 +356,39 @@ def wait_until(found: Callable[[], int | None]) -> int:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     return value
+
+
+IN_UNMOUNT, IN_DELETE_SELF = 0x2000, 0x400
+
+
+def watch_unmount(path: str) -> int:
+    """An inotify descriptor that hears when the file system of `path` is gone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert fd >= 0
+    assert libc.inotify_add_watch(fd, path.encode(), IN_UNMOUNT | IN_DELETE_SELF) >= 0
+    return int(fd)
+
+
+def test_the_end_does_not_wait_for_unmounts_but_the_sockets_end_does(keel: Keel, box: Box) -> None:
+    inside = (MountFilesystem(fstype="tmpfs", source="t", target="/tmp"),)
+    with Task(keel, box.plan("sleep", "60", inside=inside)) as task:
+        pid = task.until_started().pid
+        own = os.readlink(f"/proc/{pid}/ns/mnt")
+        held = [os.readlink(fd) for fd in Path(f"/proc/{task.spawned_pid}/fd").iterdir()]
+        assert held.count(own) == 1
+        clone = CloneInto(flags=NEW_IPC, joins=(f"mnt:/proc/{pid}/ns/mnt",))
+        with Task(keel, enter(box, "exec sleep 60", clone)) as second:
+            second.until_started()
+            held = [os.readlink(fd) for fd in Path(f"/proc/{second.spawned_pid}/fd").iterdir()]
+            assert own not in held
+        heard = watch_unmount(f"/proc/{pid}/root/tmp")
+        try:
+            os.kill(pid, signal.SIGKILL)
+            task.until(lambda: any(isinstance(e, Closed) for e in task.outcome.events))
+            assert IN_UNMOUNT in struct.unpack_from("iIII", os.read(heard, 64))
+        finally:
+            os.close(heard)
 
 
 def long_work() -> tuple[Step, ...]:

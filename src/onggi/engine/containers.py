@@ -292,7 +292,9 @@ class Containers:
             return
         name, starting = record.name, record.state == "starting"
         kept = record.volumes if volumes else ()
-        record = msgspec.structs.replace(record, state="removing", name="", volumes=kept)
+        record = msgspec.structs.replace(
+            record, state="removing", name="", former_name=name, volumes=kept
+        )
         core.records.update_container(record)
         task = core.running(container_id)
         if task is not None:

@@ -12,7 +12,7 @@ from onggi.engine.events import Events
 from onggi.engine.idranges import IdRanges
 from onggi.engine.layout import Layout
 from onggi.engine.places import Places
-from onggi.engine.records import Records
+from onggi.engine.records import ContainerRecord, Records
 from onggi.engine.tasks import Task
 from onggi.errors import Unavailable
 from onggi.image.images import ImageStore
@@ -61,6 +61,17 @@ class Core:
     def running(self, container_id: str) -> Task | None:
         """The container's live task; None when it does not run."""
         return self.tasks.get(container_id)
+
+    def holders(self) -> list[ContainerRecord]:
+        """The containers that hold images and volumes: all but those that are only being removed.
+
+        A command that follows a `run --rm` must find free what that has used.
+        """
+        return [
+            record
+            for record in list(self.records.containers.values())
+            if record.state != "removing" or record.id in self.tasks
+        ]
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something off the path that a user waits on; `drain` waits for it."""

@@ -87,7 +87,7 @@ class ImageCalls:
         core = self._core
         image = core.images.resolve(request.target)
         last = len(image.names) <= 1 or image.id.removeprefix("sha256:").startswith(request.target)
-        users = [r for r in core.records.containers.values() if r.image_id == image.id]
+        users = [r for r in core.holders() if r.image_id == image.id]
         if last and users:
             raise Conflict(
                 f"image {request.target} is used by {len(users)} containers, "
@@ -163,7 +163,7 @@ class ImageCalls:
 
     def _in_use(self) -> frozenset[str]:
         """Chain ids of the containers' layers. From any thread."""
-        records = list(self._core.records.containers.values())
+        records = self._core.holders()
         return frozenset(chain for record in records for chain in record.chain_ids)
 
     async def bootstrap(

@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS volumes (name TEXT PRIMARY KEY, record BLOB NOT NULL)
 
 
 class ContainerRecord(Struct, frozen=True):
-    """One container. `name` is empty once removal has begun: a name is free at that moment.
+    """One container. `name` is empty once removal has begun: a name is free at that moment, and
+    only the events of the removal still tell `former_name`.
 
     `config` is the composed runtime configuration as JSON, without its seccomp profile.
     `boot_id` is the boot in which `pid` meant something. `killed_by`, `killed_with`: the last
@@ -62,6 +63,7 @@ class ContainerRecord(Struct, frozen=True):
     volumes: tuple[str, ...] = ()
     killed_by: str = ""
     killed_with: int = 0
+    former_name: str = ""
 
 
 class VolumeRecord(Struct, frozen=True):

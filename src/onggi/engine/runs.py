@@ -161,6 +161,7 @@ class Runs:
         ours = event is not None and event.signal == record.killed_with
         status = describe_end(event, oom, record.killed_by if ours else "")
         removing = record.spec.auto_remove or record.state == "removing"
+        name = record.name or record.former_name
         record = msgspec.structs.replace(
             record,
             state="removing" if removing else "exited",
@@ -169,7 +170,6 @@ class Runs:
             exit=status,
             finished_ns=status.finished_ns or time.time_ns(),
         )
-        name = core.records.containers[container_id].name
         core.records.update_container(record)
         if status.oom_killed:
             core.events.publish("container", "oom", container_id, name=name)

@@ -182,7 +182,7 @@ class Volumes:
     def _summary(self, record: VolumeRecord) -> VolumeSummary:
         users = tuple(
             c.name or c.id[:12]
-            for c in self._core.records.containers.values()
+            for c in self._core.holders()
             if any(m.kind == "volume" and m.source == record.name for m in c.spec.mounts)
         )
         return VolumeSummary(
