@@ -122,10 +122,11 @@ int baton_receive(struct walk *walk, enum baton_kind *kind, uint32_t *value) {
                                  .msg_control = control.bytes,
                                  .msg_controllen = sizeof control};
         ssize_t got;
+        /* ECONNRESET, once: the other one ended with a message unread. Its last words follow. */
         do
             got = recvmsg(walk->baton, &message, MSG_CMSG_CLOEXEC);
-        while (got < 0 && errno == EINTR);
-        if (got < 0 && errno != ECONNRESET)
+        while (got < 0 && (errno == EINTR || errno == ECONNRESET));
+        if (got < 0)
             return -1;
         if (got < (ssize_t)sizeof header) {
             *kind = BATON_GONE;

@@ -99,7 +99,7 @@ void resize_terminal(struct supervision *sup, uint32_t rows, uint32_t columns) {
         complain("resize", errno);
 }
 
-static void send_exited(struct supervision *sup, unsigned index) {
+static void send_exited(const struct supervision *sup, int socket) {
     struct exited packet = {
         .type = KEEL_EXITED,
         .code = sup->exit.code,
@@ -109,7 +109,7 @@ static void send_exited(struct supervision *sup, unsigned index) {
         .runtime_ns = sup->exit.runtime_ns,
     };
     struct iovec part = {&packet, sizeof packet};
-    (void)send_packet(sup->connections[index].file, &part, 1, -1); /* the record has it too */
+    (void)send_packet(socket, &part, 1, -1); /* the record has it too */
 }
 
 /* Tell one peer who runs, with a pidfd. */
@@ -147,7 +147,7 @@ static bool obey(struct supervision *sup, unsigned index, const uint32_t words[3
         break;
     case KEEL_INFO:
         if (sup->ended)
-            send_exited(sup, index);
+            send_exited(sup, sup->connections[index].file);
         else if (sup->process.pid != 0)
             send_started(sup, index);
         break;
@@ -213,6 +213,13 @@ void control_send_failed(struct monitor *m, uint32_t type, const struct failure 
         complain(failure->detail, failure->error);
 }
 
+void settle_control(int control) {
+    char byte;
+    shutdown(control, SHUT_RD);
+    while (recv(control, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) > 0)
+        ; /* descriptors that come along are dropped by the kernel */
+}
+
 /* sun_path holds 108 bytes and a run directory may be deeper: go through its descriptor. */
 static void socket_address(const struct supervision *sup, struct sockaddr_un *address) {
     memset(address, 0, sizeof *address);
@@ -261,38 +268,44 @@ failed:
     return -1;
 }
 
-/* Take one successor in. Returns false when none waits. */
-static bool accept_successor(struct supervision *sup) {
+/* Take one successor in. */
+void serve_listener(struct supervision *sup) {
     int file = accept4(sup->listener.file, NULL, NULL, SOCK_CLOEXEC);
     if (file < 0)
-        return false;
+        return;
     unsigned index = 1; /* 0 stays the engine's, whose end may mean the child's */
     while (index < MAX_CONNECTIONS && sup->connections[index].file >= 0)
         index++;
     if (index == MAX_CONNECTIONS) {
         close(file);
-        return true;
+        return;
     }
     sup->connections[index] = (struct watched){file, UNWATCHED};
     watch(sup, &sup->connections[index], SOURCE_CONNECTION, index, EPOLLIN);
-    return true;
 }
-
-void serve_listener(struct supervision *sup) { accept_successor(sup); }
 
 /* Tell everyone how it ended, those too who knock at the last moment. */
 void tell_exit(struct supervision *sup) {
+    int late;
     if (sup->listener.file >= 0)
         unlinkat(sup->run_directory, SOCKET_NAME, 0);
-    for (;;) {
-        for (unsigned index = 0; index < MAX_CONNECTIONS; index++) {
-            if (sup->connections[index].file < 0)
-                continue;
-            send_exited(sup, index);
-            forget(sup, &sup->connections[index]);
-        }
-        if (sup->listener.file < 0 || !accept_successor(sup))
-            break;
+    for (unsigned index = 0; index < MAX_CONNECTIONS; index++)
+        if (sup->connections[index].file >= 0)
+            send_exited(sup, sup->connections[index].file);
+    while (sup->listener.file >= 0 &&
+           (late = accept4(sup->listener.file, NULL, NULL, SOCK_CLOEXEC)) >= 0) {
+        send_exited(sup, late);
+        settle_control(late);
+        close(late);
     }
     forget(sup, &sup->listener);
+}
+
+void close_connections(struct supervision *sup) {
+    for (unsigned index = 0; index < MAX_CONNECTIONS; index++) {
+        if (sup->connections[index].file < 0)
+            continue;
+        settle_control(sup->connections[index].file);
+        forget(sup, &sup->connections[index]);
+    }
 }

@@ -10,16 +10,9 @@
 #include "keel.h"
 #include "syscalls.h"
 
-enum { MAX_DEPTH = 64, CHUNK_BYTES = 1 << 20 };
+enum { MAX_DEPTH = 64, CHUNK_BYTES = 1 << 20, ENTRIES_BYTES = 8192 };
 
 static int copy_directory(int from, int to, int depth);
-
-static void close_directory(DIR **directory) {
-    int error = errno;
-    if (*directory)
-        closedir(*directory);
-    errno = error;
-}
 
 static int copy_file(int from, int to, const char *name) {
     SCOPED_FD source = openat(from, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
@@ -67,26 +60,32 @@ static int copy_entry(int from, int to, const char *name, int depth) {
     return utimensat(to, name, times, AT_SYMLINK_NOFOLLOW);
 }
 
-static int copy_directory(int from, int to, int depth) {
-    if (depth > MAX_DEPTH) {
-        errno = ELOOP;
-        return -1;
-    }
-    int handle = openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    __attribute__((cleanup(close_directory))) DIR *directory =
-        handle < 0 ? NULL : fdopendir(handle);
-    if (!directory)
-        return -1;
-    for (;;) {
-        errno = 0;
-        struct dirent *entry = readdir(directory);
-        if (!entry)
-            return errno ? -1 : 0;
+static int copy_entries(int from, int to, const char *entries, size_t bytes, int depth) {
+    for (size_t at = 0; at < bytes;) {
+        const struct dirent64 *entry = (const void *)(entries + at);
+        at += entry->d_reclen;
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
         if (copy_entry(from, to, entry->d_name, depth) < 0)
             return -1;
     }
+    return 0;
+}
+
+static int copy_directory(int from, int to, int depth) {
+    _Alignas(struct dirent64) char entries[ENTRIES_BYTES];
+    if (depth > MAX_DEPTH) {
+        errno = ELOOP;
+        return -1;
+    }
+    SCOPED_FD directory = openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    ssize_t got = directory < 0 ? -1 : 1;
+    while (got > 0) {
+        got = getdents64(directory, entries, sizeof entries);
+        if (got > 0 && copy_entries(directory, to, entries, (size_t)got, depth) < 0)
+            return -1;
+    }
+    return got < 0 ? -1 : 0;
 }
 
 int copy_up(int from, int to) {

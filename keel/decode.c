@@ -168,6 +168,7 @@ static const char *check_step(const struct step *step) {
     case STEP_MOUNT_OVERLAY:
         return check_overlay(step);
     case STEP_SUPERVISE:
+    case STEP_JOIN_CGROUPS:
     case STEP_OPEN_TERMINAL:
         return step->optional ? "this step cannot be optional" : NULL;
     case STEP_LOAD_SECCOMP:
@@ -184,7 +185,8 @@ static const char *check_step(const struct step *step) {
 }
 
 static int needs_child(uint16_t opcode) {
-    return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_IDMAP_TREE || opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
+    return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_IDMAP_TREE ||
+           opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
            opcode >= STEP_FIRST_OF_INIT;
 }
 

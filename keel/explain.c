@@ -9,7 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
+#include <sys/statvfs.h> /* ST_NOEXEC */
+#include <sys/vfs.h>
 
 #include "keel.h"
 
@@ -122,7 +123,7 @@ static void add_interpreter(struct text *text, const unsigned char *head, size_t
 void explain_executable(const char *path, char *facts, size_t size) {
     struct text text = {facts, size};
     struct stat stats;
-    struct statvfs mount;
+    struct statfs mount;
     unsigned char head[HEAD_BYTES];
     *facts = '\0';
     if (!strpbrk(path, "\n"))
@@ -130,8 +131,8 @@ void explain_executable(const char *path, char *facts, size_t size) {
     if (stat(path, &stats) < 0)
         return;
     add_line(&text, "mode=%o\nuid=%u\ngid=%u\n", stats.st_mode, stats.st_uid, stats.st_gid);
-    if (statvfs(path, &mount) == 0)
-        add_line(&text, "noexec=%d\n", (mount.f_flag & ST_NOEXEC) != 0);
+    if (statfs(path, &mount) == 0)
+        add_line(&text, "noexec=%d\n", (mount.f_flags & ST_NOEXEC) != 0);
     /* a FIFO or a device must not hold init up */
     SCOPED_FD file = S_ISREG(stats.st_mode) ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
     ssize_t length = file < 0 ? -1 : read(file, head, sizeof head);

@@ -1,4 +1,4 @@
-/* What went wrong, and scope-bound cleanup. */
+/* What went wrong, scope-bound cleanup, and numbers in text. */
 #include "keel.h"
 
 #include <errno.h>
@@ -17,6 +17,13 @@ int fail(struct failure *failure, const char *call, const char *format, ...) {
     failure->facts[0] = '\0';
     errno = error;
     return -1;
+}
+
+uint64_t parse_u64(const char **at) {
+    uint64_t value = 0;
+    for (; **at >= '0' && **at <= '9'; ++*at)
+        value = value * 10 + (uint64_t)(**at - '0');
+    return value;
 }
 
 void close_scoped(const int *fd) {

@@ -65,7 +65,7 @@ static int make_pipe(struct walk *walk, int fd, unsigned slot) {
 }
 
 int init_provide_stdio(struct walk *walk) {
-    if (walk->stdio_known)
+    if (walk->stdio_known || walk->terminal_comes)
         return 0;
     walk->stdio_known = 1;
     if (walk->stdin_open && make_pipe(walk, STDIN_FILENO, SLOT_STDIN) < 0)
@@ -84,10 +84,8 @@ int init_root(struct walk *walk) {
 /* What the application must not inherit: ignored signals, a blocked mask, the engine's umask. */
 static void reset_process(void) {
     sigset_t none;
-    /* the raw call: the C library does not let go of its own two signals. KILL and STOP refuse. */
-    static const unsigned long KERNEL_DEFAULT[4]; /* handler, flags, restorer, mask */
     for (int number = 1; number < NSIG; number++)
-        syscall(SYS_rt_sigaction, number, KERNEL_DEFAULT, NULL, sizeof(unsigned long));
+        sys_set_handler(number, SIG_DFL); /* KILL and STOP refuse */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     umask(0);
@@ -125,10 +123,9 @@ static int take_turn(struct walk *walk, uint32_t *index) {
 static int enter_cgroups(struct walk *walk) {
     for (uint32_t i = 0; i < walk->cgroups; i++)
         if (write(walk->cgroup[i], "0", 1) != 1) {
-            walk->failure->step = walk->cgroup_step;
+            walk->failure->step = (uint32_t)(walk->cgroup_step - walk->plan->steps);
             walk->failure->opcode = STEP_JOIN_CGROUPS;
-            return fail(walk->failure, "write", "%s",
-                        walk->plan->steps[walk->cgroup_step].field[0].list.items[i]);
+            return fail(walk->failure, "write", "%s", walk->cgroup_step->field[0].list.items[i]);
         }
     cgroups_close(walk);
     return 0;

@@ -40,7 +40,10 @@ struct failure {
 int fail(struct failure *failure, const char *call, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* SUPERVISE as decoded. The strings live as long as the process; absent ones are "". */
+/* The decimal number at `*at`, which moves behind it. Not moved: there is none. */
+uint64_t parse_u64(const char **at);
+
+/* SUPERVISE as decoded. The strings live until the task runs; absent ones are "". */
 struct supervise_config {
     const char *run_dir;
     const char *log_dir;
@@ -68,6 +71,7 @@ struct monitor {
     uint64_t child_start_time; /* field 22 of /proc/child/stat */
     uint64_t started_ns;       /* CLOCK_REALTIME when EXECUTE succeeded */
     uint64_t started_mono_ns;  /* CLOCK_MONOTONIC at the same moment */
+    int mount_namespace;       /* the child's own. Held, so that its end does not wait for unmounts */
     int terminal;              /* master of the child's terminal, blocking mode */
     int stdin_w;               /* ends of the child's pipes, blocking mode */
     int stdout_r;
@@ -90,7 +94,15 @@ int control_wait_go(struct monitor *m);
 /* Send FAILED or WARNED (`type`) to the engine; works before monitor_open too. */
 void control_send_failed(struct monitor *m, uint32_t type, const struct failure *failure);
 
-/* The child runs: write state, send STARTED, loop until it has ended and its output is written,
+/* Before a control socket is closed: take no more, and read what is there. Closed with messages
+ * unread it would make the other end forget what it was told (ECONNRESET). */
+void settle_control(int control);
+
+/* The child is made and busy: prepare what takes time and needs no more than m->child and
+ * m->child_start_time. Nothing is to be seen of it yet. */
+void monitor_prepare(struct monitor *m);
+
+/* The child runs: commit state, send STARTED, loop until it has ended and its output is written,
  * reap it, write the exit record, send EXITED, remove monitor.sock. 0 when all of it was done. */
 int supervise(struct monitor *m);
 

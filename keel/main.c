@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "syscalls.h"
@@ -14,26 +13,15 @@
 enum { PLAN_FD = 3, CONTROL_FD = 4, MAX_PLAN_BYTES = 64 << 20, EXIT_USAGE = 2 };
 
 /* The failure report makes it too large for a stack frame. */
-static struct monitor the_monitor = {
-    .control = CONTROL_FD,
-    .run_dirfd = -1,
-    .log_dirfd = -1,
-    .pidfd = -1,
-    .terminal = -1,
-    .stdin_w = -1,
-    .stdout_r = -1,
-    .stderr_r = -1,
-};
+static struct monitor the_monitor;
 
 /* Be out of everybody's way: the spawner's signals, terminal and descriptors are not the monitor's.
  */
 static int become_monitor(struct failure *failure, unsigned borrowed) {
     static const int IGNORED[] = {SIGPIPE, SIGHUP, SIGINT, SIGTERM};
-    struct sigaction ignore = {.sa_handler = SIG_IGN};
-    struct sigaction restore = {.sa_handler = SIG_DFL};
     for (size_t i = 0; i < sizeof IGNORED / sizeof *IGNORED; i++)
-        sigaction(IGNORED[i], &ignore, NULL);
-    sigaction(SIGCHLD, &restore, NULL); /* ignored, it would reap the child unseen */
+        sys_set_handler(IGNORED[i], SIG_IGN);
+    sys_set_handler(SIGCHLD, SIG_DFL); /* ignored, it would reap the child unseen */
     setsid();
     umask(077);
     prctl(PR_SET_NAME, "keel:monitor");
@@ -85,70 +73,59 @@ static void configure(struct monitor *m, const struct plan *plan) {
     };
 }
 
-/* Before monitor_open nobody serves the control socket, but the engine may send up to its GO and
- * must find someone there: a report that comes before is lost if a send fails. Attach sockets that
- * come along are dropped by the kernel. */
-static void await_go(int control) {
-    uint32_t type = 0;
-    while (type != KEEL_GO && recv(control, &type, sizeof type, MSG_TRUNC) > 0)
-        ;
-}
-
-/* A socket that is closed with messages unread makes the other end forget what we told it
- * (ECONNRESET): take no more, and read what is there. */
-static void settle_control(int control) {
-    char byte;
-    shutdown(control, SHUT_RD);
-    while (recv(control, &byte, 1, MSG_DONTWAIT | MSG_TRUNC) > 0)
-        ;
-}
-
 /* Report what m->failure says, or errno where it says nothing. */
 static int report(struct monitor *m, const char *call) {
     if (!m->failure.error)
         fail(&m->failure, call, "%s", m->cfg.run_dir ? m->cfg.run_dir : "");
-    await_go(CONTROL_FD);
     control_send_failed(m, KEEL_FAILED, &m->failure);
     settle_control(CONTROL_FD);
     return EXIT_FAILURE;
 }
 
+/* All that is done before the task runs. */
 static int start(struct monitor *m, const struct plan *plan, unsigned borrowed) {
+    configure(m, plan);
     m->failure.opcode = STEP_SUPERVISE;
     if (monitor_open(m) < 0) {
         report(m, "monitor_open");
         monitor_close(m);
-        return EXIT_FAILURE;
+        return -1;
     }
     if (control_wait_go(m) < 0 || walk_plan(m, plan, borrowed) < 0) {
         settle_control(CONTROL_FD);
         monitor_close(m);
-        return EXIT_FAILURE;
+        return -1;
     }
-    return supervise(m) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+    return 0;
 }
 
-static int monitor_main(unsigned borrowed) {
+static int monitor_main(struct monitor *m, unsigned borrowed) {
     struct plan plan;
     size_t size = 0;
-    if (become_monitor(&the_monitor.failure, borrowed) < 0)
-        return report(&the_monitor, "keel");
-    SCOPED_MEMORY uint8_t *bytes = read_plan(&the_monitor.failure, &size);
-    if (!bytes || decode_plan(bytes, size, &plan, &the_monitor.failure) < 0)
-        return report(&the_monitor, "keel");
-    configure(&the_monitor, &plan);
-    int result = start(&the_monitor, &plan, borrowed);
+    m->control = CONTROL_FD;
+    m->run_dirfd = m->log_dirfd = m->pidfd = m->mount_namespace = -1;
+    m->terminal = m->stdin_w = m->stdout_r = m->stderr_r = -1;
+    if (become_monitor(&m->failure, borrowed) < 0)
+        return report(m, "keel");
+    uint8_t *bytes = read_plan(&m->failure, &size);
+    if (!bytes || decode_plan(bytes, size, &plan, &m->failure) < 0)
+        return report(m, "keel");
+    int started = start(m, &plan, borrowed);
+    /* nobody needs the plan from here on, and a monitor lives long */
+    m->cfg = (struct supervise_config){0};
     free_plan(&plan);
-    return result;
+    free(bytes);
+    return started == 0 && supervise(m) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv) {
-    char *end = NULL;
-    unsigned long borrowed = argc == 3 ? strtoul(argv[2], &end, 10) : SLOTS;
-    if (borrowed >= NO_SLOT || *end || end == argv[2] || strcmp(argv[1], "monitor") != 0) {
+    const char *at = argc == 3 ? argv[2] : "";
+    uint64_t borrowed = parse_u64(&at);
+    if (argc != 3 || borrowed > NO_SLOT || *at || at == argv[2] ||
+        strcmp(argv[1], "monitor") != 0) {
         static const char usage[] =
             "usage: keel monitor N (spawned by onggi, see keel/README.md)\n";
         return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? EXIT_FAILURE : EXIT_USAGE;
     }
-    return monitor_main((unsigned)borrowed);
+    return monitor_main(&the_monitor, (unsigned)borrowed);
 }

@@ -3,7 +3,8 @@
  * overlayfs takes only layers whose mount namespace belongs to the caller (seen on 6.18: EPERM for
  * a detached tree of the host's), so the trees are attached first, one over the other where the
  * root will be, out of everybody's sight. Since 6.13 the layers are given as descriptors, before
- * that by name below /proc/self/fd.
+ * that by name below /proc/self/fd. overlayfs keeps the path of each and shows it to the container
+ * in mountinfo; it looks for it from the caller's root, so that is where the layers are meanwhile.
  * Source: Documentation/filesystems/overlayfs.rst. */
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,7 @@ struct stack {
     struct place upper;
     struct place work;
     const struct list *options;
+    int host_root; /* init's own root */
 };
 
 static int open_place(struct walk *walk, const struct place *place) {
@@ -61,11 +63,19 @@ static int attach_layers(struct walk *walk, const struct step *step) {
                : 0;
 }
 
+static int set_root(struct walk *walk, int directory) {
+    return fchdir(directory) < 0 || chroot(".") < 0
+               ? fail(walk->failure, "chroot", "to name the layers")
+               : 0;
+}
+
 /* Before Linux 6.13: by name, relative to /proc/self/fd as one option holds 255 bytes. */
 static int name_lowers(struct walk *walk, int context, const struct stack *stack) {
     char text[256];
     size_t used = 0;
     /* names are looked up when they are given or, before Linux 6.5, at the end */
+    if (set_root(walk, stack->host_root) < 0)
+        return -1;
     if (chdir("/proc/self/fd") < 0)
         return fail(walk->failure, "chdir", "/proc/self/fd");
     for (uint32_t i = 0; i < stack->lowers->count && used < sizeof text; i++)
@@ -107,7 +117,9 @@ static int give_directory(struct walk *walk, int context, const char *key, int f
 
 static int mount_stack(struct walk *walk, const struct stack *stack) {
     SCOPED_FD context = context_open(walk->failure, "overlay");
-    int by_name = context < 0 ? -1 : give_lowers(walk, context, stack);
+    if (context < 0 || set_root(walk, walk->root_place) < 0)
+        return -1;
+    int by_name = give_lowers(walk, context, stack);
     if (by_name < 0)
         return -1;
     SCOPED_FD upper = stack->writable ? open_place(walk, &stack->upper) : -1;
@@ -132,25 +144,36 @@ static int show_single(struct walk *walk, int tree) {
     return copy;
 }
 
-int step_mount_overlay(struct walk *walk, const struct step *step) {
+/* Init's root is the place of the layers meanwhile, also when this fails half-way. */
+static int mount_layers(struct walk *walk, const struct step *step) {
     uint64_t upper = number_of(step, 2);
     uint64_t work = number_of(step, 3);
+    SCOPED_FD host_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     struct stack stack = {.lowers = &step->field[1].numbers,
                           .writable = upper != NO_SLOT,
-                          .options = &step->field[4].list};
-    int single = !stack.writable && stack.lowers->count == 1;
-    if (single && slot_get(walk, stack.lowers->items[0]) < 0)
-        return -1;
-    if (!single && attach_layers(walk, step) < 0)
+                          .options = &step->field[4].list,
+                          .host_root = host_root};
+    if (host_root < 0)
+        return fail(walk->failure, "open", "/");
+    if (attach_layers(walk, step) < 0)
         return -1;
     if (stack.writable) {
         stack.upper = (struct place){slot_get(walk, upper), upper == work ? "fs" : ""};
         stack.work = (struct place){slot_get(walk, work), upper == work ? "work" : ""};
     }
-    int tree =
-        single ? show_single(walk, walk->slot[stack.lowers->items[0]]) : mount_stack(walk, &stack);
-    if (chdir("/") < 0)
-        return fail(walk->failure, "chdir", "/");
+    int tree = mount_stack(walk, &stack);
+    return set_root(walk, host_root) < 0 ? -1 : tree;
+}
+
+int step_mount_overlay(struct walk *walk, const struct step *step) {
+    const struct numbers *lowers = &step->field[1].numbers;
+    int tree;
+    if (number_of(step, 2) == NO_SLOT && lowers->count == 1) {
+        int only = slot_get(walk, lowers->items[0]);
+        tree = only < 0 ? -1 : show_single(walk, only);
+    } else {
+        tree = mount_layers(walk, step);
+    }
     if (tree < 0)
         return -1;
     slot_fill(walk, (unsigned)number_of(step, 0), tree);

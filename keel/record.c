@@ -54,8 +54,8 @@ void complain(const char *what, int number) {
     struct text text = {line, line + sizeof line};
     text_string(&text, "keel: ");
     text_string(&text, what);
-    text_string(&text, ": ");
-    text_string(&text, strerror(number));
+    text_string(&text, ": errno ");
+    text_i64(&text, number);
     text_string(&text, "\n");
     if (write(2, line, (size_t)(text.at - line)) < 0)
         return; /* there is nobody left to tell */
@@ -78,13 +78,17 @@ static void text_boot_id(struct text *text) {
     text_string(text, "\"");
 }
 
-static int write_file(int directory, const char *name, const char *bytes, size_t length) {
-    char temporary[LOG_NAME_BYTES];
-    struct text text = {temporary, temporary + sizeof temporary - 1};
+static void temporary_name(char into[LOG_NAME_BYTES], const char *name) {
+    struct text text = {into, into + LOG_NAME_BYTES - 1};
     text_string(&text, ".");
     text_string(&text, name);
     text_string(&text, ".tmp");
     *text.at = '\0';
+}
+
+int stage_file(int directory, const char *name, const char *bytes, size_t length) {
+    char temporary[LOG_NAME_BYTES];
+    temporary_name(temporary, name);
     int file = openat(directory, temporary,
                       O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (file < 0)
@@ -92,17 +96,27 @@ static int write_file(int directory, const char *name, const char *bytes, size_t
     ssize_t written = write(file, bytes, length);
     int number = written < 0 ? errno : ENOSPC;
     close(file);
-    if (written == (ssize_t)length && renameat(directory, temporary, directory, name) == 0)
-        return 0;
     if (written == (ssize_t)length)
-        number = errno;
+        return 0;
     unlinkat(directory, temporary, 0);
     errno = number;
     return -1;
 }
 
+int commit_file(int directory, const char *name) {
+    char temporary[LOG_NAME_BYTES];
+    temporary_name(temporary, name);
+    return renameat(directory, temporary, directory, name);
+}
+
+void discard_file(int directory, const char *name) {
+    char temporary[LOG_NAME_BYTES];
+    temporary_name(temporary, name);
+    unlinkat(directory, temporary, 0);
+}
+
 /* Who runs: for a successor of the engine that finds this directory. Returns 0, or -1 with errno. */
-int write_state(int run_directory, const struct process_facts *process) {
+int stage_state(int run_directory, const struct process_facts *process) {
     char record[RECORD_BYTES];
     struct text text = {record, record + sizeof record};
     text_field(&text, "{\"monitor_pid\":", getpid());
@@ -111,7 +125,7 @@ int write_state(int run_directory, const struct process_facts *process) {
     text_u64(&text, process->start_time);
     text_boot_id(&text);
     text_string(&text, "}\n");
-    return write_file(run_directory, "state", record, (size_t)(text.at - record));
+    return stage_file(run_directory, STATE_NAME, record, (size_t)(text.at - record));
 }
 
 /* How it ended. Returns 0, or -1 with errno. */
@@ -129,5 +143,7 @@ int write_exit_record(int run_directory, const char *name, const struct process_
     text_boot_id(&text);
     text_field(&text, ",\"dropped_log_lines\":", (int64_t)dropped_log_lines);
     text_string(&text, "}\n");
-    return write_file(run_directory, name, record, (size_t)(text.at - record));
+    if (stage_file(run_directory, name, record, (size_t)(text.at - record)) < 0)
+        return -1;
+    return commit_file(run_directory, name);
 }

@@ -60,12 +60,12 @@ int step_write_id_maps(struct walk *walk, const struct step *step) {
  * rights of who opened the file, so init may write although it is nobody on the host. */
 int step_join_cgroups(struct walk *walk, const struct step *step) {
     const struct list *paths = &step->field[0].list;
-    walk->cgroup_step = (uint32_t)(step - walk->plan->steps);
+    if (walk->cgroup_step || paths->count > MAX_CGROUPS) {
+        errno = E2BIG;
+        return fail(walk->failure, "open", "one step joins at most %d cgroups", MAX_CGROUPS);
+    }
+    walk->cgroup_step = step;
     for (uint32_t i = 0; i < paths->count; i++) {
-        if (walk->cgroups == MAX_CGROUPS) {
-            errno = E2BIG;
-            return fail(walk->failure, "open", "more than %d cgroups to join", MAX_CGROUPS);
-        }
         int fd = open(paths->items[i], O_WRONLY | O_CLOEXEC | O_NOCTTY);
         if (fd < 0)
             return fail(walk->failure, "open", "%s", paths->items[i]);

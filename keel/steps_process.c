@@ -78,11 +78,9 @@ int step_load_seccomp(struct walk *walk, const struct step *step) {
         errno = E2BIG;
         return fail(walk->failure, "seccomp", "more than %d instructions", BPF_MAXINSNS);
     }
-    SCOPED_MEMORY struct sock_filter *aligned = malloc(program->length);
-    if (!aligned)
-        return fail(walk->failure, "malloc", "a filter");
-    memcpy(aligned, program->bytes, program->length);
-    struct sock_fprog filter = {(unsigned short)(program->length / sizeof *aligned), aligned};
+    /* only the kernel reads it, which does not mind that it is not aligned */
+    struct sock_fprog filter = {(unsigned short)(program->length / sizeof(struct sock_filter)),
+                                (struct sock_filter *)(uintptr_t)program->bytes};
     if (sys_seccomp(SECCOMP_SET_MODE_FILTER, (unsigned)number_of(step, 0), &filter) < 0)
         return fail(walk->failure, "seccomp", "%u instructions, flags %#llx", filter.len,
                     (unsigned long long)number_of(step, 0));
@@ -179,7 +177,8 @@ int step_change_directory(struct walk *walk, const struct step *step) {
     char real[PATH_MAX];
     const char *path = text_of(step, 0);
     int root = init_root(walk);
-    if (root < 0)
+    /* limits follow this step, and one on open files must not fail our own pipes */
+    if (root < 0 || init_provide_stdio(walk) < 0)
         return -1;
     SCOPED_FD made = number_of(step, 1) ? make_in(root, path, S_IFDIR | 0755) : -1;
     if (number_of(step, 1) && made < 0)

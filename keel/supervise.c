@@ -1,8 +1,9 @@
 /* The monitor's second life: one loop from the moment the child runs until all is told.
  *
  * Order at the end, on which the engine relies: the child is reaped, its output is drained to the
- * log and to the clients, clients are closed, the exit record is there, EXITED is sent,
- * monitor.sock is gone. It does not know how the child was made. */
+ * log and to the clients, clients are closed, the exit record is there, monitor.sock is gone (its
+ * directory can be used again), EXITED is sent, the container's mounts are gone, the control socket
+ * is closed. It does not know how the child was made. */
 #include "supervise.h"
 
 #include <errno.h>
@@ -117,9 +118,27 @@ void monitor_close(struct monitor *m) {
     if (!sup)
         return;
     close_clients(sup);
+    if (sup->staged) {
+        discard_file(sup->run_directory, STATE_NAME);
+        discard_file(sup->run_directory, sup->record_name);
+    }
     if (sup->listener.file >= 0)
         unlinkat(sup->run_directory, "monitor.sock", 0);
     forget(sup, &sup->listener);
+}
+
+/* The record's file is made now so that later a full disk or a slow one has less to say about it. */
+void monitor_prepare(struct monitor *m) {
+    struct supervision *sup = m->own;
+    sup->process.pid = (uint32_t)m->child;
+    sup->process.start_time = m->child_start_time;
+    if (!sup->record_name[0])
+        return;
+    sup->staged = true;
+    if (stage_state(sup->run_directory, &sup->process) < 0)
+        complain(STATE_NAME, errno);
+    if (stage_file(sup->run_directory, sup->record_name, "", 0) < 0)
+        complain("exit record", errno);
 }
 
 static void set_nonblocking(int file) {
@@ -268,15 +287,15 @@ int supervise(struct monitor *m) {
     bool durable = sup->record_name[0] != '\0';
     int result = 0;
     sup->pidfd = sup->child.file = m->pidfd;
-    sup->process = (struct process_facts){(uint32_t)m->child, m->child_start_time, m->started_ns};
+    sup->process.realtime_ns = m->started_ns;
     sup->started_monotonic_ns = m->started_mono_ns;
     sup->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (sup->epoll < 0) {
         kill_child(sup);
         return fail(&m->failure, "epoll_create1", "the child is killed");
     }
-    if (durable && write_state(sup->run_directory, &sup->process) < 0) {
-        complain("state", errno);
+    if (durable && commit_file(sup->run_directory, STATE_NAME) < 0) {
+        complain(STATE_NAME, errno);
         result = -1;
     }
     send_started(sup, 0);
@@ -291,5 +310,8 @@ int supervise(struct monitor *m) {
     }
     sup->ended = true;
     tell_exit(sup);
+    if (m->mount_namespace >= 0)
+        close(m->mount_namespace);
+    close_connections(sup);
     return result;
 }

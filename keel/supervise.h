@@ -53,7 +53,13 @@ struct process_facts {
 };
 uint64_t realtime_ns(void);
 uint64_t monotonic_ns(void);
-int write_state(int run_directory, const struct process_facts *process);
+#define STATE_NAME "state"
+/* A file under a temporary name; nobody sees it under its own before it is committed. What is there
+ * is overwritten. -1 with errno. */
+int stage_file(int directory, const char *name, const char *bytes, size_t length);
+int commit_file(int directory, const char *name);
+void discard_file(int directory, const char *name);
+int stage_state(int run_directory, const struct process_facts *process);
 int write_exit_record(int run_directory, const char *name, const struct process_facts *process,
                       const struct exit_facts *facts, uint64_t dropped_log_lines);
 void complain(const char *what, int number);
@@ -107,6 +113,7 @@ struct supervision {
     bool terminal, takes_stdin, die_with_engine;
     bool exited;      /* the child has ended: `exit` holds */
     bool ended;       /* its output has ended too, and the record is written */
+    bool staged;      /* files in the run directory have temporary names */
     bool stdin_ends;  /* close stdin once what is buffered is written */
     bool buffers_used; /* more than their first pages */
     int pidfd;
@@ -159,6 +166,7 @@ void serve_listener(struct supervision *sup);
 bool serve_connection(struct supervision *sup, unsigned index);
 void send_started(struct supervision *sup, unsigned index);
 void tell_exit(struct supervision *sup);
+void close_connections(struct supervision *sup);
 void resize_terminal(struct supervision *sup, uint32_t rows, uint32_t columns);
 
 #endif

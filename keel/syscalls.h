@@ -31,6 +31,17 @@ static inline int sys_seccomp(unsigned operation, unsigned flags, void *argument
     return (int)syscall(SYS_seccomp, operation, flags, arguments);
 }
 
+/* Ignore a signal or not; no handlers. The C library's call refuses its own two signals. */
+static inline int sys_set_handler(int number, void (*handler)(int)) {
+    struct {
+        void (*handler)(int);
+        unsigned long flags;
+        void (*restorer)(void);
+        uint64_t mask;
+    } action = {.handler = handler};
+    return (int)syscall(SYS_rt_sigaction, number, &action, NULL, sizeof action.mask);
+}
+
 static inline int sys_pidfd_send_signal(int pidfd, int signal) {
     return (int)syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0);
 }

@@ -68,12 +68,77 @@ int carry_out(struct walk *walk, uint32_t index) {
     return step->optional ? 1 : -1;
 }
 
+/* What supervision needs from /proc/PID/stat; `executed`: the process has called execve. */
+static int read_stat(int file, uint64_t *start_time, int *executed) {
+    enum { FORKED_NOT_EXECUTED = 0x40, FIELD_FLAGS = 9, FIELD_START_TIME = 22 };
+    char text[1024];
+    ssize_t got = pread(file, text, sizeof text - 1, 0);
+    if (got <= 0)
+        return -1;
+    text[got] = '\0';
+    const char *at = strrchr(text, ')'); /* the name may hold anything */
+    for (int field = 2; at && field < FIELD_START_TIME; field++) {
+        at = strchr(at, ' ');
+        at = at ? at + 1 : NULL;
+        if (at && field + 1 == FIELD_FLAGS)
+            *executed = !(parse_u64(&at) & FORKED_NOT_EXECUTED);
+    }
+    if (!at) {
+        errno = EBADMSG;
+        return -1;
+    }
+    *start_time = parse_u64(&at);
+    return 0;
+}
+
+/* What need not wait until the application runs is done while init works. */
+static int prepare(struct monitor *m, struct walk *walk) {
+    char path[32];
+    int executed;
+    snprintf(path, sizeof path, "/proc/%d/stat", walk->child);
+    walk->stat = open(path, O_RDONLY | O_CLOEXEC);
+    if (walk->stat < 0 || read_stat(walk->stat, &m->child_start_time, &executed) < 0)
+        return fail(walk->failure, "read", "%s", path);
+    m->child = walk->child;
+    if (number_of(&walk->plan->steps[walk->plan->clone_index], 0) & CLONE_NEWNS) {
+        /* an ordinary user may not: then the kernel unmounts before it tells of the end */
+        snprintf(path, sizeof path, "/proc/%d/ns/mnt", walk->child);
+        m->mount_namespace = open(path, O_RDONLY | O_CLOEXEC);
+    }
+    monitor_prepare(m);
+    return 0;
+}
+
+/* Mounts and directories must not live as long as the task. */
+static void close_slots(struct walk *walk) {
+    for (unsigned slot = 0; slot < SLOTS; slot++) {
+        if (walk->slot[slot] >= 0)
+            close(walk->slot[slot]);
+        walk->slot[slot] = -1;
+    }
+}
+
+static int is_last_turn(const struct plan *plan, uint32_t index) {
+    while (index < plan->count && is_init_step(&plan->steps[index]))
+        index++;
+    return index == plan->count;
+}
+
 /* Hand the baton over and wait until it comes back. The next index, the number of steps when the
  * application runs, or -1 with the failure filled. */
 static int64_t monitor_let_init(struct monitor *m, struct walk *walk, uint32_t index) {
     enum baton_kind kind = BATON_GONE;
     uint32_t value = 0;
     int result = baton_send(walk, BATON_PASS, index);
+    if (result < 0 && errno == EPIPE)
+        result = 0; /* it has ended, and why is still to be read */
+    if (walk->stat < 0 && prepare(m, walk) < 0) {
+        walk->failure->step = index;
+        walk->failure->opcode = walk->plan->steps[index].opcode;
+        return -1;
+    }
+    if (is_last_turn(walk->plan, index))
+        close_slots(walk); /* init has its own */
     while (result == 0 && (result = baton_receive(walk, &kind, &value)) == 0) {
         switch (kind) {
         case BATON_WARNED:
@@ -92,32 +157,6 @@ static int64_t monitor_let_init(struct monitor *m, struct walk *walk, uint32_t i
     return fail(walk->failure, "baton", "talking to init");
 }
 
-/* What supervision needs from /proc/PID/stat; `executed`: the process has called execve. */
-static int read_stat(pid_t pid, uint64_t *start_time, int *executed) {
-    enum { FORKED_NOT_EXECUTED = 0x40, FIELD_FLAGS = 9, FIELD_START_TIME = 22 };
-    char path[32];
-    char text[1024];
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    SCOPED_FD fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (got <= 0)
-        return -1;
-    text[got] = '\0';
-    const char *at = strrchr(text, ')'); /* the name may hold anything */
-    for (int field = 2; at && field < FIELD_START_TIME; field++) {
-        at = strchr(at, ' ');
-        at = at ? at + 1 : NULL;
-        if (at && field + 1 == FIELD_FLAGS)
-            *executed = !(strtoull(at, NULL, 10) & FORKED_NOT_EXECUTED);
-    }
-    if (!at) {
-        errno = EBADMSG;
-        return -1;
-    }
-    *start_time = strtoull(at, NULL, 10);
-    return 0;
-}
-
 static uint64_t now_ns(clockid_t clock) {
     struct timespec now;
     clock_gettime(clock, &now);
@@ -131,7 +170,7 @@ static int monitor_confirm(struct monitor *m, struct walk *walk) {
     int executed = 0;
     m->started_ns = now_ns(CLOCK_REALTIME);
     m->started_mono_ns = now_ns(CLOCK_MONOTONIC);
-    if (read_stat(walk->child, &m->child_start_time, &executed) < 0)
+    if (read_stat(walk->stat, &m->child_start_time, &executed) < 0)
         return fail(walk->failure, "read", "/proc/%d/stat", walk->child);
     if (executed || reaps)
         return 0;
@@ -156,16 +195,14 @@ static void reap_child(struct walk *walk) {
 }
 
 static void hand_to_supervision(struct monitor *m, struct walk *walk) {
-    m->child = walk->child;
     m->pidfd = walk->pidfd;
     m->terminal = walk->slot[SLOT_TERMINAL];
     m->stdin_w = walk->slot[SLOT_STDIN];
     m->stdout_r = walk->slot[SLOT_STDOUT];
     m->stderr_r = walk->slot[SLOT_STDERR];
-    for (unsigned slot = 0; slot < SLOTS; slot++)
-        if (walk->slot[slot] >= 0)
-            close(walk->slot[slot]); /* mounts and directories must not live as long as the task */
+    close_slots(walk); /* what init has sent since */
     close(walk->baton);
+    close(walk->stat);
 }
 
 static int monitor_walk(struct monitor *m, struct walk *walk) {
@@ -198,7 +235,9 @@ int walk_plan(struct monitor *m, const struct plan *plan, unsigned borrowed) {
         .failure = &m->failure,
         .baton = -1,
         .pidfd = -1,
+        .stat = -1,
         .stdin_open = m->cfg.stdin_open,
+        .terminal_comes = m->cfg.terminal,
         .root = -1,
         .root_place = -1,
         .empty_tree = -1,

@@ -29,14 +29,16 @@ struct walk {
     /* The monitor's. */
     pid_t child;
     int pidfd;
+    int stat; /* /proc/PID/stat of the child */
 
     /* Opened by the monitor before the clone, joined by init with its first calls. */
     int cgroup[MAX_CGROUPS];
     uint32_t cgroups;
-    uint32_t cgroup_step;
+    const struct step *cgroup_step;
 
     /* Init's. */
     int stdin_open;
+    int terminal_comes;      /* 1: OPEN_TERMINAL will make fds 0-2 */
     int root;                /* O_PATH of the container's root; -1: not known yet */
     int root_place;          /* where ATTACH_ROOT will attach, opened while init still may */
     uint8_t attached[SLOTS]; /* 1: a layer that is attached over root_place */
@@ -80,7 +82,7 @@ int init_arm(struct walk *walk);
 /* The last moment at which init may need more calls than the application: hand over what the
  * monitor lacks and live without it from here. -1 if the monitor is gone already. */
 int init_disarm(struct walk *walk);
-/* Give the container its fds 0-2, once. */
+/* Give the container its fds 0-2, once; where a terminal comes, that step does. */
 int init_provide_stdio(struct walk *walk);
 /* The root's descriptor; "/" if no root was attached. -1 with the failure filled. */
 int init_root(struct walk *walk);

@@ -76,13 +76,14 @@ static int monitor_main(int control, const struct supervise_config *cfg, const c
     static struct monitor m;
     signal(SIGPIPE, SIG_IGN);
     m = (struct monitor){.control = control, .cfg = *cfg};
-    m.terminal = m.stdin_w = m.stdout_r = m.stderr_r = -1;
+    m.mount_namespace = m.terminal = m.stdin_w = m.stdout_r = m.stderr_r = -1;
     CHECK(monitor_open(&m) == 0);
     if (control_wait_go(&m) < 0) {
         monitor_close(&m);
         return 3;
     }
     if (strcmp(script, "fail") == 0) {
+        monitor_prepare(&m);
         errno = ENOENT;
         fail(&m.failure, "execve", "/nowhere");
         control_send_failed(&m, KEEL_FAILED, &m.failure);
@@ -93,6 +94,9 @@ static int monitor_main(int control, const struct supervise_config *cfg, const c
     m.pidfd = (int)syscall(SYS_pidfd_open, m.child, 0);
     CHECK(m.pidfd >= 0);
     m.child_start_time = 42;
+    monitor_prepare(&m);
+    CHECK(faccessat(run_directory, ".state.tmp", F_OK, 0) == 0);
+    CHECK(faccessat(run_directory, "state", F_OK, 0) < 0);
     clock_gettime(CLOCK_REALTIME, &now);
     m.started_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     m.started_mono_ns = monotonic_ns();
@@ -352,6 +356,24 @@ static void test_successor(void) {
     CHECK(finish(&task) == 9);
 }
 
+/* Words that the engine says while the monitor ends do not cost it the EXITED. */
+static void test_last_words(void) {
+    struct task task = start((struct supervise_config){0}, "sleep 60");
+    uint32_t words[8];
+    go(&task);
+    expect_message(task.control, KEEL_STARTED, words);
+    CHECK(kill(task.monitor, SIGSTOP) == 0 && kill((pid_t)words[1], SIGKILL) == 0);
+    for (int i = 0; i < 64; i++)
+        tell(task.control, KEEL_RESIZE, 1, 1, 12, i % 2 ? run_directory : -1);
+    CHECK(kill(task.monitor, SIGCONT) == 0);
+    CHECK(waitpid(task.monitor, NULL, 0) == task.monitor);
+    expect_message(task.control, KEEL_EXITED, words);
+    CHECK(words[2] == SIGKILL && wait_read(task.control, words, sizeof words) == 0);
+    close(task.control);
+    unlinkat(run_directory, "exit", 0);
+    unlinkat(run_directory, "state", 0);
+}
+
 static void test_before_go(void) {
     int status;
     struct task task = start((struct supervise_config){0}, "exit 0");
@@ -384,6 +406,7 @@ int main(void) {
     test_terminal();
     test_die_with_engine();
     test_successor();
+    test_last_words();
     test_before_go();
     CHECK(rmdir(run_name) == 0);
     puts("supervise: ok");

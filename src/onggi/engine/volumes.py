@@ -66,7 +66,7 @@ class Volumes:
         Raises:
             InvalidArgument: a target twice. NotFound: a bind's source is not there.
         """
-        asked = {mount.target for mount in spec.mounts}
+        asked = {os.path.normpath(mount.target) for mount in spec.mounts}
         if len(asked) != len(spec.mounts):
             twice = next(
                 m.target for m in spec.mounts if [n.target for n in spec.mounts].count(m.target) > 1
@@ -74,7 +74,7 @@ class Volumes:
             raise InvalidArgument(f"two mounts have the target {twice}")
         declared = tuple(
             MountSpec(kind="volume", target=path)
-            for path in ((image and image.volumes) or {})
+            for path in dict.fromkeys(map(os.path.normpath, (image and image.volumes) or {}))
             if path not in asked
         )
         made: list[str] = []
