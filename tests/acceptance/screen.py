@@ -13,7 +13,7 @@ import termios
 import time
 from collections.abc import Iterator
 
-from acceptance.rig import Onggi
+from acceptance.rig import APPLETS_OF, Onggi
 
 
 class Screen:
@@ -25,12 +25,10 @@ class Screen:
         self.before = termios.tcgetattr(self.slave)
         self.seen = ""
         self.process = subprocess.Popen(
-            onggi.words(*words),
+            [APPLETS_OF, "setsid", "-c", *onggi.words(*words)],
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
 
     def resize(self, rows: int, columns: int) -> None:

@@ -83,7 +83,9 @@ def test_a_busy_loop_gets_half_a_processor(onggi: Onggi, limited: str) -> None:
 
     # A host that has no half processor to spare for it proves nothing: try again for a while.
     until(lambda: 0.45 <= share() <= 0.55, "the loop gets half a processor, ± 10 %")
-    assert 40 <= float(stats(onggi, limited)["CPUPerc"].rstrip("%")) <= 60
+    # A sample of `stats` is a quarter of a second: two or three periods.
+    told = (float(stats(onggi, limited)["CPUPerc"].rstrip("%")) for _ in range(100))
+    until(lambda: 40 <= next(told) <= 60, "stats tell the same")
 
 
 def test_a_fork_bomb_stops_at_the_limit(onggi: Onggi, limited: str) -> None:

@@ -182,6 +182,9 @@ def test_shared_memory(onggi: Onggi) -> None:
             file.unlink(missing_ok=True)
 
 
+@pytest.mark.xfail(
+    strict=True, reason="--ipc container:NAME joins the namespace, but gets a /dev/shm of its own"
+)
 def test_shared_memory_of_another_container(onggi: Onggi) -> None:
     with running(onggi, "--ipc", "shareable") as one:
         onggi.run("exec", one, "sh", "-c", "echo shared > /dev/shm/of-one")

@@ -4,6 +4,7 @@ terminal as it was, however it ends."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +60,10 @@ def test_the_size_and_its_changes(onggi: Onggi) -> None:
 
 
 def test_a_terminal_without_a_window(onggi: Onggi) -> None:
-    done = onggi.run("run", "--rm", "-t", "busybox", "sh", "-c", "test -t 1 && stty size")
-    assert done.stdout == "0 0\r\n"
+    script = "test -t 0 -a -t 1 -a -t 2 && stty -a | head -n 1"
+    done = onggi.run("run", "--rm", "-t", "busybox", "sh", "-c", script)
+    assert re.search(r"rows 0; columns 0;|line = 0;", done.stdout)
+    assert done.stdout.endswith("\r\n")
 
 
 def test_leave_and_come_back(onggi: Onggi) -> None:
@@ -115,7 +118,9 @@ def test_job_control_inside(onggi: Onggi) -> None:
         until(lambda: "sleep 1000" in onggi.out("top", onggi.out("ps", "-q")), "it sleeps")
         shell.type("\x1a")  # ctrl-z
         shell.expect("Stopped")
-        shell.type("kill %1; exit\n")
+        shell.type("kill %1\n")
+        shell.expect("# ")
+        shell.type("exit\nexit\n")
         shell.ended()
         assert shell.is_restored()
 

@@ -180,12 +180,12 @@ class Records:
             return found
         rows = self._db.execute(
             "SELECT id FROM containers WHERE id >= ? AND id < ? AND name NOT NULL LIMIT 2",
-            (target, target + "g"),
+            (target or "g", target + "g"),
         ).fetchall()
         known = [self.containers[key] for (key,) in rows if key in self.containers]
         if len(known) == 2:
             raise InvalidArgument(f"{target!r} is the beginning of several container ids")
-        if not known or not known[0].name or not target:
+        if not known or not known[0].name:
             raise NotFound(f"no such container: {target}", hint="onggi ps -a lists all")
         return known[0]
 

@@ -14,7 +14,7 @@ def parse_signal(text: str) -> int:
         InvalidArgument: no such signal.
     """
     name = text.upper().removeprefix("SIG")
-    if name.isdecimal() and 1 <= int(name) <= signal.SIGRTMAX:
+    if name.isascii() and name.isdecimal() and 1 <= int(name) <= signal.SIGRTMAX:
         return int(name)
     base, plus, offset = name.partition("+")
     member = getattr(signal, f"SIG{base}", None)

@@ -66,24 +66,23 @@ class Volumes:
         Raises:
             InvalidArgument: a target twice. NotFound: a bind's source is not there.
         """
-        asked = {os.path.normpath(mount.target) for mount in spec.mounts}
-        if len(asked) != len(spec.mounts):
-            twice = next(
-                m.target for m in spec.mounts if [n.target for n in spec.mounts].count(m.target) > 1
-            )
+        mounts = [msgspec.structs.replace(m, target=_plain(m.target)) for m in spec.mounts]
+        asked = [mount.target for mount in mounts]
+        twice = next((target for target in asked if asked.count(target) > 1), None)
+        if twice is not None:
             raise InvalidArgument(f"two mounts have the target {twice}")
-        declared = tuple(
+        mounts += [
             MountSpec(kind="volume", target=path)
-            for path in dict.fromkeys(map(os.path.normpath, (image and image.volumes) or {}))
+            for path in dict.fromkeys(map(_plain, (image and image.volumes) or {}))
             if path not in asked
-        )
+        ]
         made: list[str] = []
         try:
-            mounts = tuple(self._mount(mount, made) for mount in spec.mounts + declared)
+            found = tuple(self._mount(mount, made) for mount in mounts)
         except EngineError:
             self.discard(tuple(made))
             raise
-        return mounts, tuple(made)
+        return found, tuple(made)
 
     def _mount(self, mount: MountSpec, made: list[str]) -> MountSpec:
         """The mount with its volume named and there; an anonymous one's name goes to `made`."""
@@ -193,3 +192,9 @@ class Volumes:
             anonymous=record.anonymous,
             containers=users,
         )
+
+
+def _plain(target: str) -> str:
+    """The target without `.`, `..` and slashes too many: one place has one name."""
+    plain = os.path.normpath(target)
+    return plain[1:] if plain.startswith("//") else plain

@@ -95,7 +95,7 @@ def _pairs(text: str) -> list[str]:
         raise InvalidArgument(f"invalid --change {text!r}: {error}") from None
     if "=" not in words[0]:
         name, _, value = text.partition(" ")
-        return [f"{name}={value.strip()}"]
-    if any("=" not in word for word in words):
+        words = [f"{name}={value.strip()}"] if value.strip() else [""]
+    if any("=" not in word[1:] for word in words):
         raise InvalidArgument(f"invalid --change {text!r}", hint="write NAME=VALUE")
     return words

@@ -34,6 +34,8 @@ def _split_host(entry: str) -> tuple[str, str]:
         name, found, address = entry.partition(separator)
         if found and name:
             break
+    else:
+        address = ""
     try:
         ipaddress.ip_address(address.strip("[]"))
     except ValueError:
