@@ -105,12 +105,15 @@ def alive(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] != "Z"
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 20) -> None:
-    """Wait for a condition; the test fails when it does not come true."""
+def until(
+    condition: Callable[[], object], what: str | Callable[[], str], timeout_s: float = 20
+) -> None:
+    """Wait for a condition; the test fails when it does not come true, and says `what`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout_s} s in vain until {what}")
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {timeout_s} s in vain until {said}")
         time.sleep(0.01)
 
 

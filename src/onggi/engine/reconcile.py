@@ -44,24 +44,29 @@ async def reconcile(core: Core, runs: Runs) -> None:
 
 
 async def _settle(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> None:
-    if await _alive(core, runs, record, boot):
+    starting = record.state == "starting"
+    if not starting and await _alive(core, runs, record, boot):
         return
     event = await _exit_record(core, record, boot)
-    if record.state == "starting" and event is None:
-        # Nobody was told that it runs: it has not been started.
-        await clean_run(core, record)
-        gone = record.spec.auto_remove
-        undone = msgspec.structs.replace(
-            record,
-            state="removing" if gone else "created",
-            name="" if gone else record.name,
-            id_base=None,
-        )
-        core.records.update_container(undone)
-        if gone:
-            core.background(clean_container(core, undone))
-        return
-    runs.ended(record.id, event)
+    if starting and event is None:
+        await _undo_start(core, record)
+    else:
+        runs.ended(record.id, event)
+
+
+async def _undo_start(core: Core, record: ContainerRecord) -> None:
+    """Nobody was told that it runs, and its record is not complete: it has not been started."""
+    await clean_run(core, record)
+    gone = record.spec.auto_remove
+    undone = msgspec.structs.replace(
+        record,
+        state="removing" if gone else "created",
+        name="" if gone else record.name,
+        id_base=None,
+    )
+    core.records.update_container(undone)
+    if gone:
+        core.background(clean_container(core, undone))
 
 
 async def _alive(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> bool:
@@ -79,7 +84,8 @@ async def _alive(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> 
     finally:
         os.close(run_dirfd)
     task = Task(monitor, core.loop)
-    monitor.request_info()
+    with suppress(EngineError):  # it has just ended: the socket closes, which says so
+        monitor.request_info()
     with suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(task.started), _ANSWER_S)
     answered = task.started.done() and isinstance(task.started.result(), Started)
@@ -88,9 +94,6 @@ async def _alive(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> 
         return False
     if record.id_base is not None:
         core.ranges.keep(record.id, record.id_base)
-    if record.state == "starting":
-        record = msgspec.structs.replace(record, state="running", pid=task.pid)
-        core.records.update_container(record)
     runs.adopt(record.id, task)
     return True
 
