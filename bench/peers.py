@@ -96,6 +96,7 @@ class Onggi(Engine):
 
     def resident(self) -> list[int]:
         engine = int(json.loads(self.run("engine", "status", "--format", "json"))["pid"])
+        time.sleep(0.3)  # the command above has used up the spare: let there be a new one
         warm = [pid for pid in children_of(engine) if not name_of(pid).startswith("keel")]
         return [engine, *warm, *(child for pid in warm for child in children_of(pid))]
 

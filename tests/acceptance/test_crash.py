@@ -113,7 +113,8 @@ class Load(threading.Thread):
         expected = ("Unavailable", "NotFound", "AlreadyExists", "FailedPrecondition")
         if error is not None and error.kind not in expected:
             self.defects.append(f"{error.kind}: {error}")
-        if error is not None and "could not start" in str(error):
+        # One that was killed before it was ready has not said a word; what says why is a defect.
+        if "could not start: " in str(error) and "without a word" not in str(error):
             self.defects.append(str(error))
 
     def end(self) -> None:
