@@ -201,7 +201,7 @@ def _unknown_format(found: _Found, machine: str, platform: str) -> tuple[str, st
         image = f" (image {platform})" if platform else ""
         return (
             f"{path}: built for {elf.machine}, this machine is {machine}{image}",
-            f"use the image for linux/{image_machine(machine)} (--platform)",
+            f"use the image for linux/{image_machine(machine)}",
         )
     if elf is not None:
         return f"{path}: a damaged {elf.machine} program, or its loader is", None
