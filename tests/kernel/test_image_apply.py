@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from image_tars import END, member, pax, pieces
 from onggi.errors import EngineError, InvalidArgument, ResourceExhausted
-from onggi.image.apply import Applied, ParentAttributes, apply_layer
+from onggi.image.apply import Applied, apply_layer
 from onggi.image.compression import Limits
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")[:20]
@@ -20,13 +19,12 @@ CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")[:20]
 def unpack(
     target: Path,
     data: bytes,
-    below: Callable[[bytes], ParentAttributes | None] | None = None,
     limits: Limits | None = None,
 ) -> Applied:
     target.mkdir(exist_ok=True)
     fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return apply_layer(pieces(data + END), fd, below=below, limits=limits or Limits())
+        return apply_layer(pieces(data + END), fd, limits=limits or Limits())
     finally:
         os.close(fd)
 
@@ -117,18 +115,19 @@ def test_aufs_bookkeeping_is_skipped(layer: Path) -> None:
     assert os.listdir(layer) == ["a"]
 
 
-def test_left_out_parents_take_the_attributes_from_below(layer: Path) -> None:
-    seen: list[bytes] = []
+def test_directories_left_out_are_named_and_plain(layer: Path) -> None:
+    given = member(b"g/", b"5", mode=0o2770, gid=9) + member(b"late/x") + member(b"late/", b"5")
+    applied = unpack(layer, given + member(b"tmp/a/f") + member(b"g/a/f"))
+    assert applied.missing == (b"", b"tmp", b"tmp/a", b"g/a")
+    for name in ("tmp", "tmp/a", "g/a"):
+        status = (layer / name).stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o755, 0, 0)
 
-    def below(path: bytes) -> ParentAttributes | None:
-        seen.append(path)
-        return ParentAttributes(0o1777, 5, 6) if path == b"tmp" else None
 
-    unpack(layer, member(b"tmp/a/f"), below)
-    assert seen == [b"tmp", b"tmp/a"]
-    status = (layer / "tmp").stat()
-    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o1777, 5, 6)
-    assert stat.S_IMODE((layer / "tmp/a").stat().st_mode) == 0o755
+def test_names_left_out_take_bounded_memory(layer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onggi.image.apply.MAX_MISSING_BYTES", 100)
+    with pytest.raises(InvalidArgument, match="too many directories left out"):
+        unpack(layer, member(b"/".join([b"d"] * 20)))
 
 
 def test_a_later_member_replaces_an_earlier_one(layer: Path) -> None:

@@ -73,6 +73,19 @@ class Core:
             if record.state != "removing" or record.id in self.tasks
         ]
 
+    def layers_in_use(self) -> frozenset[str]:
+        """Chain ids of the containers' layers. From any thread."""
+        return frozenset(chain for record in self.holders() for chain in record.chain_ids)
+
+    def images_in_use(self) -> frozenset[str]:
+        """Ids of the containers' images. From any thread."""
+        return frozenset(record.image_id for record in self.holders())
+
+    def volumes_in_use(self) -> frozenset[str]:
+        """Names of the volumes that containers mount."""
+        mounts = (mount for record in self.holders() for mount in record.spec.mounts)
+        return frozenset(mount.source for mount in mounts if mount.kind == "volume")
+
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something off the path that a user waits on; `drain` waits for it."""
         task = self.loop.create_task(work)

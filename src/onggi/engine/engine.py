@@ -17,8 +17,13 @@ from onggi.engine.measure import Measure
 from onggi.engine.places import Places
 from onggi.engine.reconcile import reconcile
 from onggi.engine.records import Records
+from onggi.engine.registry_calls import RegistryCalls
+from onggi.engine.remote_calls import RemoteCalls
 from onggi.engine.runs import Runs
+from onggi.engine.settings import read_settings
+from onggi.engine.store_calls import StoreCalls
 from onggi.engine.system import System
+from onggi.engine.value_calls import ValueCalls
 from onggi.engine.views import Views
 from onggi.engine.volumes import Volumes
 from onggi.image.images import ImageStore
@@ -45,7 +50,9 @@ class Engine:
         """
         places = Places(layout)
         places.prepare()
-        core = Core(layout, probe(), Records(places.records), ImageStore(places.images), Keel())
+        settings = read_settings(layout.config)
+        images = ImageStore(places.images, settings=settings.image)
+        core = Core(layout, probe(), Records(places.records), images, Keel())
         engine = cls(core)
         await reconcile(core, engine._runs)
         return engine
@@ -76,6 +83,8 @@ def _handlers(
 ) -> dict[str, Callable[..., Any]]:
     listing, execs, logs = Listing(core), Execs(core), Logs(core)
     images, views, system = ImageCalls(core), Views(core, measure), System(core)
+    registries, remote = RegistryCalls(core), RemoteCalls(core)
+    values, store = ValueCalls(core), StoreCalls(core)
     return {
         "containers.create": containers.create,
         "containers.run": containers.run,
@@ -104,6 +113,27 @@ def _handlers(
         "images.save": images.save,
         "images.import": images.import_,
         "images.bootstrap": images.bootstrap,
+        "images.pull": registries.pull,
+        "images.push": registries.push,
+        "images.copy": registries.copy,
+        "images.history": values.history,
+        "images.tree": values.tree,
+        "images.compare": values.compare,
+        "images.validate": values.validate,
+        "images.sbom": values.sbom,
+        "images.mutate": values.mutate,
+        "images.prune": store.prune,
+        "images.fsck": store.fsck,
+        "containers.commit": values.commit,
+        "containers.changes": values.changes,
+        "registries.of": registries.registries_of,
+        "registries.login": registries.login,
+        "remote.tags": remote.tags,
+        "remote.catalog": remote.catalog,
+        "remote.delete": remote.delete,
+        "remote.referrers": remote.referrers,
+        "remote.attach": remote.attach,
+        "system.usage": store.usage,
         "volumes.create": volumes.create,
         "volumes.list": volumes.list_volumes,
         "volumes.inspect": volumes.inspect,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from msgspec import to_builtins
@@ -29,17 +29,16 @@ from onggi.engine.api.requests import (
 from onggi.engine.core import Core
 from onggi.engine.filters import Filters
 from onggi.engine.prepare import layers_of
+from onggi.engine.watching import watch
 from onggi.errors import Conflict, EngineError, InvalidArgument
 from onggi.image import archive
 from onggi.image.bootstrap import bootstrap_busybox, bootstrap_debian
 from onggi.image.changes import apply_changes
 from onggi.image.durable import write_all
 from onggi.image.images import Image, ImageStore
+from onggi.image.progress import Report
 from onggi.image.reference import Reference
 from onggi.specs.image import ContainerConfig
-
-_PROGRESS_S = 0.2
-Report = Callable[[str, int, int], None]
 
 
 class ImageCalls:
@@ -95,7 +94,10 @@ class ImageCalls:
                 hint="remove them first",
             )
         removed = await asyncio.to_thread(
-            core.images.remove, request.target, in_use=self._in_use(), force=request.force
+            core.images.remove,
+            request.target,
+            in_use=self._core.layers_in_use(),
+            force=request.force,
         )
         core.events.publish("image", "delete", image.id)
         untagged = tuple(f"Untagged: {familiar(name)}" for name in removed.untagged)
@@ -111,7 +113,7 @@ class ImageCalls:
         def work(_report: Report) -> None:
             loaded.extend(archive.load(self._core.images, source))
 
-        async for progress in _watch(work, "loading", source):
+        async for progress in watch(work, "loading", source):
             yield progress
         for image in loaded:
             self._core.events.publish("image", "load", image.id)
@@ -125,7 +127,7 @@ class ImageCalls:
         def work(_report: Report) -> None:
             archive.save(self._core.images, selected, sink, request.format)
 
-        async for progress in _watch(work):
+        async for progress in watch(work):
             yield progress
 
     async def import_(
@@ -146,7 +148,7 @@ class ImageCalls:
             )
             made.append(self._checked(image, request.reference))
 
-        async for progress in _watch(work, "importing", source):
+        async for progress in watch(work, "importing", source):
             yield progress
         self._core.events.publish("image", "import", made[0].id)
         yield _answer(made[0])
@@ -158,13 +160,8 @@ class ImageCalls:
             images.unpack(image)
             return images.tag(image.id, reference) if reference else image
         except EngineError:
-            images.remove(image.id, in_use=self._in_use(), force=True)
+            images.remove(image.id, in_use=self._core.layers_in_use(), force=True)
             raise
-
-    def _in_use(self) -> frozenset[str]:
-        """Chain ids of the containers' layers. From any thread."""
-        records = self._core.holders()
-        return frozenset(chain for record in records for chain in record.chain_ids)
 
     async def bootstrap(
         self, request: BootstrapRequest, _fds: list[int]
@@ -175,7 +172,7 @@ class ImageCalls:
         def work(report: Report) -> None:
             made.append(_bootstrap(self._core.images, request, report))
 
-        async for progress in _watch(work):
+        async for progress in watch(work):
             yield progress
         self._core.events.publish("image", "bootstrap", made[0].id)
         yield _answer(made[0])
@@ -209,52 +206,6 @@ def _bootstrap(images: ImageStore, request: BootstrapRequest, report: Report) ->
     )
     named = bool(request.reference or suite)
     return image if named else images.tag(image.id, "debian:latest")
-
-
-async def _watch(
-    work: Callable[[Report], None], stage: str = "", source: int = -1
-) -> AsyncIterator[Progress]:
-    """Run `work` in a thread and yield what it reports; its error is raised at the end.
-
-    `source`: a file whose reading position is reported as well, under the name `stage`.
-    """
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-
-    def report(stage: str, done: int, total: int) -> None:
-        loop.call_soon_threadsafe(queue.put_nowait, Progress(stage=stage, done=done, total=total))
-
-    def run() -> None:
-        try:
-            work(report)
-        finally:
-            loop.call_soon_threadsafe(queue.put_nowait, None)
-
-    thread = asyncio.create_task(asyncio.to_thread(run))
-    try:
-        while True:
-            try:
-                progress = await asyncio.wait_for(queue.get(), _PROGRESS_S)
-            except TimeoutError:
-                progress = _position(stage, source)
-                if progress is None:
-                    continue
-            else:
-                if progress is None:
-                    break
-            yield progress
-    finally:
-        # A caller who goes away does not stop the work: it ends, and what it made stays.
-        await asyncio.shield(thread)
-
-
-def _position(stage: str, source: int) -> Progress | None:
-    """How far a file has been read; None for a pipe."""
-    try:
-        done = os.lseek(source, 0, os.SEEK_CUR)
-    except OSError:
-        return None
-    return Progress(stage=stage, done=done, total=os.fstat(source).st_size)
 
 
 def _answer(image: Image) -> ImageAnswer:

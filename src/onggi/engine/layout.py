@@ -12,14 +12,19 @@ from msgspec import Struct
 
 SYSTEM_DATA = "/var/lib/onggi"
 SYSTEM_RUN = "/run/onggi"
+SYSTEM_CONFIG = "/etc/onggi/config.toml"
 
 
 class Layout(Struct, frozen=True):
-    """`data` survives a reboot, `run` need not; `instance` marks this root's kernel objects."""
+    """`data` survives a reboot, `run` need not; `instance` marks this root's kernel objects.
+
+    `config`: the file with an administrator's decisions, which need not be there.
+    """
 
     data: str
     run: str
     instance: str
+    config: str
 
     @property
     def socket(self) -> str:
@@ -41,13 +46,15 @@ def layout_for(root: str | None, uid: int, environ: dict[str, str]) -> Layout:
     """The layout of `root`, or the system's for root, or the XDG one for an ordinary user."""
     if root:
         path = os.path.realpath(root)
-        return Layout(f"{path}/data", f"{path}/run", f"onggi-{_fingerprint(path)}")
+        instance = f"onggi-{_fingerprint(path)}"
+        return Layout(f"{path}/data", f"{path}/run", instance, f"{path}/config.toml")
     if uid == 0:
-        return Layout(SYSTEM_DATA, SYSTEM_RUN, "onggi")
+        return Layout(SYSTEM_DATA, SYSTEM_RUN, "onggi", SYSTEM_CONFIG)
     home = environ.get("HOME", f"/home/{uid}")
     data = environ.get("XDG_DATA_HOME") or f"{home}/.local/share"
     run = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
-    return Layout(f"{data}/onggi", f"{run}/onggi", f"onggi-u{uid}")
+    config = environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
+    return Layout(f"{data}/onggi", f"{run}/onggi", f"onggi-u{uid}", f"{config}/onggi/config.toml")
 
 
 def _fingerprint(path: str) -> str:

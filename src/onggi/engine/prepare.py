@@ -27,7 +27,7 @@ from onggi.engine.records import ContainerRecord
 from onggi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from onggi.image.images import Image
 from onggi.image.merged import MergedView
-from onggi.image.snapshots import Rootfs
+from onggi.image.snapshots import Rootfs, Snapshotter
 from onggi.image.users import ResolvedUser, resolve_groups, resolve_user
 from onggi.kernel.seccomp.profile import default_profile, load_profile
 from onggi.network import files
@@ -127,7 +127,7 @@ def launch(
     if record.started_ns:
         who = find_user(user, (f"{rootfs.upper}/fs", *rootfs.lowers), groups)
     else:  # it has written nothing yet
-        who = find_image_user(user, rootfs.lowers, groups)
+        who = find_image_user(core.images.snapshots, user, record.chain_ids, groups)
     found = resolve(core, record, who, joined)
     write_files(core, record)
     config = compose(record.spec, image_config, found, record.id)
@@ -152,7 +152,8 @@ def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
     rootfs = core.images.snapshots.rootfs(record.id, image.chain_ids)
     image_config = image.config.config or ContainerConfig()
     user = record.spec.user or image_config.user
-    who = find_image_user(user, rootfs.lowers, record.spec.group_add)
+    groups = record.spec.group_add
+    who = find_image_user(core.images.snapshots, user, image.chain_ids, groups)
     found = resolve(core, record, who, {})
     config = compose(record.spec, image_config, found, record.id)
     hierarchies = core.host.cgroups.hierarchies
@@ -231,8 +232,15 @@ def find_user(
     return found, tuple(dict.fromkeys(found.groups + added))
 
 
-#: The same for an image's layers, which never change.
-find_image_user = functools.lru_cache(maxsize=256)(find_user)
+@functools.lru_cache(maxsize=256)
+def find_image_user(
+    snapshots: Snapshotter, user: str, chain_ids: tuple[str, ...], group_add: tuple[str, ...]
+) -> tuple[ResolvedUser, tuple[int, ...]]:
+    """The same for an image's layers, which never change, though their paths may.
+
+    Raises: as `find_user`.
+    """
+    return find_user(user, snapshots.lowers(chain_ids), group_add)
 
 
 def resolve(

@@ -138,18 +138,19 @@ async def _remove_strangers(core: Core) -> None:
     for name in _names(core.places.containers):
         if name not in known:
             await asyncio.to_thread(remove_task_directory, f"{core.places.containers}/{name}")
-    await asyncio.to_thread(_remove_snapshots, core, frozenset(known))
+    in_use = frozenset(c for r in core.records.containers.values() for c in r.chain_ids)
+    await asyncio.to_thread(_remove_snapshots, core, frozenset(known), in_use)
     for name in _names(core.places.volumes):
         if name not in core.records.volumes:
             log.warning("volume directory %s has no record; it is kept", name)
 
 
-def _remove_snapshots(core: Core, known: frozenset[str]) -> None:
+def _remove_snapshots(core: Core, known: frozenset[str], in_use: frozenset[str]) -> None:
     snapshots = core.images.snapshots
     for key in snapshots.list():
         if key not in known:
             snapshots.remove(key)()
-    snapshots.sweep()
+    snapshots.sweep(in_use)
 
 
 def _cgroups(parent: str) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import onggi
 from onggi.engine.api.answers import EngineStatus, SystemInfo
 from onggi.engine.api.requests import Nothing
 from onggi.engine.core import Core
+from onggi.image.snapshots import Snapshotter
 from onggi.kernel.capabilities import names_of
 
 
@@ -65,7 +67,15 @@ class System:
             containers=len(core.records.containers),
             running=self._running(),
             images=len(core.images.list()),
+            storage=await asyncio.to_thread(storage, core.images.snapshots),
         )
+
+
+def storage(snapshots: Snapshotter) -> str:
+    """How the root file systems of new images are made, and why not otherwise."""
+    kind = "erofs" if snapshots.form == "erofs" else "directories"
+    reason = snapshots.form_reason
+    return f"overlay over {kind}" + (f" ({reason})" if reason else "")
 
 
 def resident_bytes() -> int:

@@ -101,7 +101,7 @@ class Views:
             namespaces=self._namespaces(pid),
             cgroups=tuple(p.rsplit("/", 1)[0] for p in core.cgroup(record.id).procs_paths()),
             uid_map="; ".join(f"{r.inside} → {r.outside} (+{r.size})" for r in uid_map),
-            host_root=f"{core.images.snapshots.rootfs(record.id, record.chain_ids).upper}/fs",
+            host_root=f"{core.images.snapshots.upper_path(record.id)}/fs",
             host_mounts=self._host_mounts(record),
             inner_mounts=tuple(map(_mount_view, read_mountinfo(pid))),
             host_interfaces=interfaces("self"),

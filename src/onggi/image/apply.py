@@ -1,30 +1,45 @@
 """A layer's tar becomes a directory, whiteouts in overlayfs's form.
 
 Works below one directory descriptor that nobody else writes to, one component at a time without
-following symlinks. Knows nothing of digests or where layers are kept. Parents that the archive
-leaves out take mode and owner from the layers below.
+following symlinks. Knows nothing of digests, other layers or where layers are kept. Parents that
+the archive leaves out are made plain, and named in the answer.
 
 Source: image-spec layer.md; kernel Documentation/filesystems/overlayfs.rst.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from msgspec import Struct
 
-from onggi.errors import EngineError, InvalidArgument, ResourceExhausted, Unsupported, from_os_error
+from onggi.errors import EngineError, ResourceExhausted, from_os_error
+from onggi.image.apply_inodes import make_special, set_xattrs, write_sparse
 from onggi.image.compression import DEFAULT_LIMITS, Limits
 from onggi.image.durable import delete_tree, write_all
-from onggi.image.overlay import OVERLAY_XATTRS, is_whiteout, set_opaque
+from onggi.image.layer_rules import (
+    DEFAULT_ACL,
+    MAX_MISSING_BYTES,
+    OPAQUE_NAME,
+    PLAIN_MODE,
+    WHITEOUT_PREFIX,
+    ParentAttributes,
+    hidden_name,
+    link_target_missing,
+    parent_is_no_directory,
+    parent_is_whiteout,
+    refused,
+    split_link,
+    split_name,
+    too_much_missing,
+)
+from onggi.image.overlay import is_whiteout, set_opaque
 from onggi.image.tar_reader import (
-    BLOCK_DEVICE,
-    CHARACTER,
     DIRECTORY,
-    FIFO,
     HARD_LINK,
     REGULAR,
     SYMLINK,
@@ -32,88 +47,69 @@ from onggi.image.tar_reader import (
     TarReader,
 )
 
-WHITEOUT_PREFIX = b".wh."
-OPAQUE_NAME = b".wh..wh..opq"
+__all__ = [
+    "OPAQUE_NAME",
+    "PLAIN_MODE",
+    "WHITEOUT_PREFIX",
+    "Applied",
+    "ParentAttributes",
+    "apply_layer",
+]
+
 MAX_OPEN_DIRECTORIES = 64
 
-_ODD_PARTS = frozenset((b"", b".", b".."))
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_KEPT_XATTRS = ("user.", "security.capability", "system.posix_acl_")
 _BAD_ENTRY = frozenset(
     getattr(errno, name)
     for name in "ENAMETOOLONG EINVAL ELOOP ENOTDIR EISDIR EMLINK ENOENT EFBIG E2BIG ERANGE".split()
 )
 
 
-class ParentAttributes(Struct, frozen=True):
-    """What a directory has in the layers below."""
-
-    mode: int
-    uid: int
-    gid: int
-
-
 class Applied(Struct, frozen=True):
-    """What a layer came to."""
+    """What a layer came to.
+
+    `missing`: directories that the archive left out (b"" is the root), parents first; they belong
+    to root with PLAIN_MODE (the given directory itself: to whom it did). A later entry may have put
+    something else in the place of one.
+    """
 
     entries: int
     size_bytes: int
+    missing: tuple[bytes, ...] = ()
 
 
 def apply_layer(
     chunks: Iterator[bytes],
     directory_fd: int,
     *,
-    below: Callable[[bytes], ParentAttributes | None] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Applied:
     """Unpack the plain tar stream `chunks` into the empty directory `directory_fd` (borrowed).
 
-    `below` answers for a relative path what the layers below have there. The stream is read to its
-    end, so that a caller can hash all of it. After an error the directory holds a part; throw it
-    away.
+    The stream is read to its end, so that a caller can hash all of it. After an error the directory
+    holds a part; throw it away.
 
     Raises:
         InvalidArgument: damaged or hostile; names the entry.
         ResourceExhausted: more entries than `limits`, or the disk is full.
     Source: image-spec layer.md#applying-changesets.
     """
-    applier = _Applier(directory_fd, below, limits)
+    applier = _Applier(directory_fd, limits)
     try:
         return applier.apply(TarReader(chunks))
     finally:
         applier.close()
 
 
-def split_name(entry: Entry, name: bytes) -> list[bytes]:
-    """The components of a name in an archive; none for the root itself.
-
-    Raises:
-        InvalidArgument: absolute, or with `..`.
-    """
-    parts = name.split(b"/")
-    if _ODD_PARTS.isdisjoint(parts):
-        return parts
-    if name.startswith(b"/"):
-        raise InvalidArgument(f"archive member {entry.shown}: an absolute name")
-    if b".." in parts:
-        raise InvalidArgument(f"archive member {entry.shown}: '..' in a name")
-    return [part for part in parts if part not in _ODD_PARTS]
-
-
 class _Applier:
-    def __init__(
-        self,
-        root: int,
-        below: Callable[[bytes], ParentAttributes | None] | None,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, root: int, limits: Limits) -> None:
         self._root = root
-        self._below = below
         self._limits = limits
+        self._missing = dict.fromkeys((b"",))
+        self._missing_bytes = 0
         self._open: dict[bytes, int] = {}
-        self._mtimes: dict[bytes, int] = {}
+        self._late: dict[bytes, tuple[int, bytes | None]] = {}
         self._size_bytes = 0
         self._reader: TarReader
 
@@ -132,18 +128,18 @@ class _Applier:
             try:
                 self._apply_entry(entry)
             except OSError as error:
-                raise _refused(error, entry) from error
+                raise _unpackable(error, entry) from error
         try:
-            self._set_directory_times()
+            self._finish_directories()
         except OSError as error:
-            raise from_os_error(error, "setting a directory's mtime") from error
-        return Applied(count, self._size_bytes)
+            raise from_os_error(error, "finishing a directory") from error
+        return Applied(count, self._size_bytes, tuple(self._missing))
 
     def _apply_entry(self, entry: Entry) -> None:
         parts = split_name(entry, entry.name)
         if not parts:
             if entry.type != DIRECTORY:
-                raise InvalidArgument(f"archive member {entry.shown}: the root is no directory")
+                raise refused(entry, "the root is no directory")
             self._dress_directory(self._root, b"", entry)
             return
         base = parts.pop()
@@ -174,17 +170,15 @@ class _Applier:
 
     def _enter(self, parent: int, name: bytes, path: bytes, entry: Entry) -> int:
         if name.startswith(WHITEOUT_PREFIX):
-            raise InvalidArgument(f"archive member {entry.shown}: a whiteout as a directory")
+            raise parent_is_whiteout(entry)
         try:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
-            self._make_missing(parent, name, path)
+            self._make_missing(parent, name, path, entry)
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise InvalidArgument(
-                    f"archive member {entry.shown}: its parent is a symlink or no directory"
-                ) from None
+                raise parent_is_no_directory(entry) from None
             raise
         if len(self._open) >= MAX_OPEN_DIRECTORIES:
             self._forget_directories(keep=parent)
@@ -197,27 +191,25 @@ class _Applier:
                 os.close(fd)
                 del self._open[path]
 
-    def _make_missing(self, parent: int, name: bytes, path: bytes) -> None:
-        found = self._below(path) if self._below is not None else None
-        attributes = found or ParentAttributes(0o755, 0, 0)
+    def _make_missing(self, parent: int, name: bytes, path: bytes, entry: Entry) -> None:
+        self._late.pop(path, None)
+        self._missing[path] = None
+        self._missing_bytes += len(path)
+        if self._missing_bytes > MAX_MISSING_BYTES:
+            raise too_much_missing(entry)
         os.mkdir(name, 0o700, dir_fd=parent)
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
-        try:
-            os.fchown(fd, attributes.uid, attributes.gid)
-            os.fchmod(fd, attributes.mode)
-        finally:
-            os.close(fd)
+        # Whatever the umask is, and though a set-group-id parent hands its group down.
+        os.chown(name, 0, 0, dir_fd=parent)
+        os.chmod(name, PLAIN_MODE, dir_fd=parent)
 
     def _directory(self, parent: int, base: bytes, path: bytes, entry: Entry) -> None:
-        opaque = False
-        try:
-            os.mkdir(base, 0o700, dir_fd=parent)
-        except FileExistsError:
-            status = os.stat(base, dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode):
-                opaque = is_whiteout(status)
+        there = _status(parent, base)
+        opaque = there is not None and is_whiteout(there)
+        if there is None or not stat.S_ISDIR(there.st_mode):
+            if there is not None:
                 self._remove(parent, base)
-                os.mkdir(base, 0o700, dir_fd=parent)
+            os.mkdir(base, 0o700, dir_fd=parent)
+            self._late.pop(path, None)
         fd = self._enter(parent, base, path, entry) if path not in self._open else self._open[path]
         self._dress_directory(fd, path, entry)
         if opaque:
@@ -226,13 +218,18 @@ class _Applier:
     def _dress_directory(self, fd: int, path: bytes, entry: Entry) -> None:
         os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode)
+        _, acl = self._late.get(path, (0, None))
         if entry.xattrs:
-            _set_xattrs(fd, entry)
-        self._mtimes[path] = entry.mtime_ns
+            set_xattrs(fd, entry)
+            if DEFAULT_ACL in entry.xattrs:
+                acl = entry.xattrs[DEFAULT_ACL]
+                os.removexattr(fd, DEFAULT_ACL)
+        self._late[path] = (entry.mtime_ns, acl)
+        self._missing.pop(path, None)
 
-    def _set_directory_times(self) -> None:
-        """Last, because every file made in a directory changes its mtime."""
-        for path, mtime_ns in sorted(self._mtimes.items(), reverse=True):
+    def _finish_directories(self) -> None:
+        """Last: what is made in a directory changes its mtime, and inherits its default ACL."""
+        for path, (mtime_ns, acl) in sorted(self._late.items(), reverse=True):
             try:
                 fd = self._reopen(path)
             except (FileNotFoundError, NotADirectoryError):
@@ -241,6 +238,8 @@ class _Applier:
                 if error.errno == errno.ELOOP:
                     continue
                 raise
+            if acl is not None:
+                os.setxattr(fd, DEFAULT_ACL, acl)
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         self._forget_directories()
 
@@ -270,7 +269,7 @@ class _Applier:
             fd = os.open(base, _NEW_FILE, 0o600, dir_fd=parent)
         try:
             if entry.sparse is not None:
-                self._write_sparse(fd, entry)
+                write_sparse(fd, entry, self._reader)
             elif entry.size_bytes:
                 self._reader.copy_data(lambda view: write_all(fd, view))
             self._size_bytes += entry.size_bytes
@@ -278,67 +277,43 @@ class _Applier:
             os.fchown(fd, entry.uid, entry.gid)
             os.fchmod(fd, entry.mode)
             if entry.xattrs:
-                _set_xattrs(fd, entry)
+                set_xattrs(fd, entry)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
-
-    def _write_sparse(self, fd: int, entry: Entry) -> None:
-        os.ftruncate(fd, entry.real_size_bytes)
-        pieces = [(offset, length) for offset, length in entry.sparse or () if length]
-        pieces.reverse()
-        left = 0
-
-        def write(view: memoryview) -> None:
-            nonlocal left
-            while view:
-                if not left:
-                    offset, left = pieces.pop()
-                    os.lseek(fd, offset, os.SEEK_SET)
-                step = min(left, len(view))
-                write_all(fd, view[:step])
-                view = view[step:]
-                left -= step
-
-        self._reader.copy_data(write)
 
     def _other(self, parent: int, base: bytes, entry: Entry) -> None:
         if entry.type == HARD_LINK:
             self._hard_link(parent, base, entry)
             return
         try:
-            _make_special(parent, base, entry)
+            make_special(parent, base, entry)
         except FileExistsError:
             self._remove(parent, base)
-            _make_special(parent, base, entry)
+            make_special(parent, base, entry)
         os.chown(base, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         path = f"/proc/self/fd/{parent}/".encode() + base
         if entry.type != SYMLINK:
             os.chmod(base, entry.mode, dir_fd=parent)
         if entry.xattrs:
-            _set_xattrs(path, entry)
+            set_xattrs(path, entry)
         times = (entry.mtime_ns, entry.mtime_ns)
         os.utime(base, ns=times, dir_fd=parent, follow_symlinks=False)
 
     def _hard_link(self, parent: int, base: bytes, entry: Entry) -> None:
-        parts = split_name(entry, entry.link)
-        if not parts:
-            raise InvalidArgument(f"archive member {entry.shown}: a hard link to nothing")
+        parts = split_link(entry)
         source_name = parts.pop()
-        # Two descriptors are in use at once: the second look-up must not close the first.
-        held = os.dup(parent)
-        try:
-            source = self._parent(parts, entry) if parts else self._root
-            status = os.stat(source_name, dir_fd=source, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                raise InvalidArgument(f"archive member {entry.shown}: a hard link to a directory")
-            self._link(source_name, source, base, held, status)
-        except FileNotFoundError:
-            raise InvalidArgument(
-                f"archive member {entry.shown}: the target of the hard link is not in this layer"
-            ) from None
-        finally:
-            os.close(held)
+        # Looking up the one, or making room, closes descriptors that the other is reached by.
+        with contextlib.ExitStack() as held:
+            parent = _held(parent, held)
+            source = _held(self._parent(parts, entry) if parts else self._root, held)
+            try:
+                status = os.stat(source_name, dir_fd=source, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    raise refused(entry, "a hard link to a directory")
+                self._link(source_name, source, base, parent, status)
+            except FileNotFoundError:
+                raise link_target_missing(entry) from None
 
     def _link(
         self, name: bytes, source: int, base: bytes, parent: int, status: os.stat_result
@@ -358,11 +333,9 @@ class _Applier:
         if base == OPAQUE_NAME:
             set_opaque(parent)
             return
-        if base.startswith(WHITEOUT_PREFIX * 2):
-            return  # AUFS's own bookkeeping
-        target = base[len(WHITEOUT_PREFIX) :]
-        if target in _ODD_PARTS:
-            raise InvalidArgument(f"archive member {entry.shown}: a whiteout of {target!r}")
+        target = hidden_name(entry, base)
+        if not target:
+            return
         try:
             os.mknod(target, stat.S_IFCHR, 0, dir_fd=parent)
         except FileExistsError:
@@ -383,44 +356,20 @@ class _Applier:
             os.unlink(base, dir_fd=parent)
 
 
-def _make_special(parent: int, base: bytes, entry: Entry) -> None:
-    if entry.type == SYMLINK:
-        if not entry.link:
-            raise InvalidArgument(f"archive member {entry.shown}: a symlink to nothing")
-        os.symlink(entry.link, base, dir_fd=parent)
-    elif entry.type == FIFO:
-        os.mkfifo(base, 0o600, dir_fd=parent)
-    else:
-        kind = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK}[entry.type]
-        os.mknod(base, kind | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
+def _status(parent: int, base: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(base, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
-def _set_xattrs(where: int | bytes, entry: Entry) -> None:
-    """Set what belongs to an image; labels of another host's security modules do not."""
-    for name, value in (entry.xattrs or {}).items():
-        if name.startswith(OVERLAY_XATTRS):
-            raise InvalidArgument(
-                f"archive member {entry.shown}: carries the attribute {name[:80]!r}"
-            )
-        if not name.startswith(_KEPT_XATTRS):
-            continue
-        try:
-            if isinstance(where, int):
-                os.setxattr(where, name, value)
-            else:
-                os.setxattr(where, name, value, follow_symlinks=False)
-        except OSError as error:
-            if error.errno != errno.ENOTSUP:
-                raise InvalidArgument(
-                    f"archive member {entry.shown}: attribute {name[:80]!r}: {error.strerror}"
-                ) from None
-            raise Unsupported(
-                f"archive member {entry.shown}: the filesystem keeps no attribute {name[:80]!r}",
-                hint="keep images on ext4, xfs, btrfs or a recent tmpfs",
-            ) from None
+def _held(fd: int, stack: contextlib.ExitStack) -> int:
+    copy = os.dup(fd)
+    stack.callback(os.close, copy)
+    return copy
 
 
-def _refused(error: OSError, entry: Entry) -> EngineError:
+def _unpackable(error: OSError, entry: Entry) -> EngineError:
     if error.errno in _BAD_ENTRY:
-        return InvalidArgument(f"archive member {entry.shown}: {error.strerror}")
+        return refused(entry, os.strerror(error.errno or 0))
     return from_os_error(error, f"unpacking {entry.shown}")

@@ -1,10 +1,9 @@
-"""Images to and from one tar: Docker's archives, OCI layouts, and plain root filesystems.
+"""Images to and from one stream: image archives, and plain root filesystems.
 
 What is loaded is hostile: members are only ever read as blobs or bounded documents, never unpacked
 by name. `save` writes one archive that is both, as Docker 25 and later do.
 
-Source: image-spec image-layout.md; moby image/spec/v1.2 "Combined Image JSON + Filesystem
-Changeset Format".
+Source: docker-load(1), docker-save(1), docker-import(1), docker-export(1).
 """
 
 from __future__ import annotations
@@ -13,69 +12,44 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-import msgspec
 from msgspec import Struct, structs
 
 from onggi.errors import InvalidArgument, from_os_error
+from onggi.image.archive_form import (
+    DOCUMENTS,
+    MAX_MEMBERS,
+    ArchiveWriter,
+    Member,
+    docker_element,
+    expected_digest,
+    follow_links,
+    images_of,
+    link_target,
+    member_name,
+)
 from onggi.image.compare import write_tree
 from onggi.image.compression import Compression, Read, plain_chunks
+from onggi.image.discard import ensure_blob
 from onggi.image.durable import write_all
 from onggi.image.images import Image, ImageStore
-from onggi.image.layers import MEDIA_TYPES, StoredLayer, store_tar
+from onggi.image.layers import StoredLayer, store_tar
 from onggi.image.merged import MergedView
-from onggi.image.reference import Reference
-from onggi.image.store import LAYOUT, Blob, ContentStore
-from onggi.image.tar_reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, TarReader
-from onggi.image.tar_writer import TarWriter
+from onggi.image.store import Blob, ContentStore
+from onggi.image.tar_reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, TarReader
 from onggi.specs.image import (
     CONTAINERD_NAME,
-    MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES,
     OCI_CONFIG,
-    OCI_INDEX,
     OCI_MANIFEST,
     REF_NAME,
     ContainerConfig,
     Descriptor,
     History,
     ImageConfig,
-    Index,
     Manifest,
     RootFs,
     encode_document,
-    parse_image_config,
-    parse_index,
 )
-
-MAX_MEMBERS = 100_000
-#: Members for Docker 1.9 and older, which say nothing that manifest.json does not.
-_LEGACY = ("/VERSION", "/json", "repositories")
-
-
-class _DockerImage(Struct, rename="pascal", frozen=True):
-    """One element of a Docker archive's `manifest.json`."""
-
-    config: str
-    layers: tuple[str, ...]
-    repo_tags: tuple[str, ...] | None = None
-
-
-class _Contents(Struct):
-    """An archive after one pass: small documents, and where each member's content went."""
-
-    documents: dict[str, bytes] = {}
-    blobs: dict[str, Blob] = {}
-    links: dict[str, str] = {}
-
-    def blob(self, name: str) -> Blob:
-        """The content of a member, through the links that old archives share layers with."""
-        for _ in range(8):
-            if name in self.blobs:
-                return self.blobs[name]
-            if name not in self.links:
-                break
-            name = self.links[name]
-        raise InvalidArgument(f"archive names {name[:200]!r}, which it does not hold")
 
 
 def load(images: ImageStore, fd: int) -> tuple[Image, ...]:
@@ -88,19 +62,14 @@ def load(images: ImageStore, fd: int) -> tuple[Image, ...]:
         DataLoss: content is not what its digest says. ResourceExhausted: too large, disk full.
     """
     with images.lease():
-        contents = _read_members(images.content, plain_chunks(_reader(fd)))
-        if "index.json" in contents.documents and "oci-layout" in contents.documents:
-            found = _oci_images(contents)
-        elif "manifest.json" in contents.documents:
-            found = _docker_images(images.content, contents)
-        else:
-            raise InvalidArgument(
-                "the archive holds no image: neither index.json nor manifest.json",
-                hint="bring a plain root filesystem in with `onggi import`",
-            )
-        for target, names in found:
-            images.examine(target, names)
-        return tuple(images.add(target, names) for target, names in found)
+        archive = _StreamedArchive(images.content, plain_chunks(_reader(fd)))
+        found = images_of(archive)
+        for image in found:
+            if image.made is not None:
+                images.content.put(image.made, image.target.digest)
+        for image in found:
+            images.examine(image.target, image.names)
+        return tuple(images.add(image.target, image.names) for image in found)
 
 
 def _reader(fd: int) -> Read:
@@ -113,89 +82,50 @@ def _reader(fd: int) -> Read:
     return read
 
 
-def _read_members(store: ContentStore, chunks: Iterator[bytes]) -> _Contents:
-    contents = _Contents({}, {}, {})
-    reader = TarReader(chunks)
-    for count, entry in enumerate(reader):
-        if count > MAX_MEMBERS:
-            raise InvalidArgument(f"archive has more than {MAX_MEMBERS} members")
-        name = entry.name.decode("utf-8", "replace").removeprefix("./")
-        if name.endswith(_LEGACY):
-            continue
-        if name in contents.documents or name in contents.blobs:
-            raise InvalidArgument(f"archive member {entry.shown} is there twice")
-        if entry.type in (SYMLINK, HARD_LINK):
-            contents.links[name] = _link_target(name, entry)
-        elif entry.type == REGULAR and name in ("index.json", "oci-layout", "manifest.json"):
-            contents.documents[name] = reader.read_data(MAX_MANIFEST_BYTES)
-        elif entry.type == REGULAR:
-            contents.blobs[name] = _ingest(store, reader, name)
-        elif entry.type != DIRECTORY:
-            raise InvalidArgument(f"archive member {entry.shown} has no place in an image archive")
-    return contents
+class _StreamedArchive:
+    """An archive after one pass: small documents, and where each member's content went."""
 
+    def __init__(self, store: ContentStore, chunks: Iterator[bytes]) -> None:
+        self._store = store
+        self.documents: dict[str, bytes] = {}
+        self._blobs: dict[str, Blob] = {}
+        self._links: dict[str, str] = {}
+        reader = TarReader(chunks)
+        for count, entry in enumerate(reader):
+            if count > MAX_MEMBERS:
+                raise InvalidArgument(f"archive has more than {MAX_MEMBERS} members")
+            name = member_name(entry)
+            if name is None:
+                continue
+            if name in self.documents or name in self._blobs:
+                raise InvalidArgument(f"archive member {entry.shown} is there twice")
+            if entry.type in (SYMLINK, HARD_LINK):
+                self._links[name] = link_target(name, entry)
+            elif entry.type == REGULAR and name in DOCUMENTS:
+                self.documents[name] = reader.read_data(MAX_MANIFEST_BYTES)
+            elif entry.type == REGULAR:
+                self._blobs[name] = self._ingest(reader, name)
+            elif entry.type != DIRECTORY:
+                raise InvalidArgument(
+                    f"archive member {entry.shown} has no place in an image archive"
+                )
 
-def _link_target(name: str, entry: Entry) -> str:
-    target = entry.link.decode("utf-8", "replace")
-    if entry.type == HARD_LINK:
-        return target.removeprefix("./")
-    return os.path.normpath(os.path.join(os.path.dirname(name), target))
+    def _ingest(self, reader: TarReader, name: str) -> Blob:
+        """Store a member's content; under blobs/sha256 it must be what its name says."""
+        with self._store.ingest(expected_digest(name)) as ingest:
+            reader.copy_data(lambda view: ingest.write(bytes(view)))
+            return ingest.commit()
 
+    def _blob(self, name: str) -> Blob:
+        return self._blobs[follow_links(name, self._links, self._blobs.__contains__)]
 
-def _ingest(store: ContentStore, reader: TarReader, name: str) -> Blob:
-    """Store a member's content; under blobs/sha256 it must be what its name says."""
-    expected = None
-    if name.startswith("blobs/sha256/"):
-        expected = "sha256:" + name.removeprefix("blobs/sha256/")
-    with store.ingest(expected) as ingest:
-        reader.copy_data(lambda view: ingest.write(bytes(view)))
-        return ingest.commit()
+    def member(self, name: str) -> Member:
+        blob = self._blob(name)
+        with self._store.open(blob.digest) as reader:
+            return Member(blob.digest, blob.size_bytes, reader.read(4))
 
-
-def _oci_images(contents: _Contents) -> list[tuple[Descriptor, tuple[str, ...]]]:
-    index = parse_index(contents.documents["index.json"])
-    found: dict[str, tuple[Descriptor, list[str]]] = {}
-    for entry in index.manifests:
-        names = found.setdefault(entry.digest, (entry, []))[1]
-        annotations = entry.annotations or {}
-        # A bare tag, as the specification has it, is no name by itself.
-        name = annotations.get(CONTAINERD_NAME) or annotations.get(REF_NAME, "")
-        if ":" in name or "/" in name:
-            names.append(name)
-    if not found:
-        raise InvalidArgument("the archive's index.json names no image")
-    return [(target, tuple(names)) for target, names in found.values()]
-
-
-def _docker_images(
-    store: ContentStore, contents: _Contents
-) -> list[tuple[Descriptor, tuple[str, ...]]]:
-    try:
-        listed = msgspec.json.decode(
-            contents.documents["manifest.json"], type=tuple[_DockerImage, ...]
-        )
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"the archive's manifest.json is damaged: {error}") from None
-    found = []
-    for image in listed:
-        blob = contents.blob(image.config)
-        config = Descriptor(OCI_CONFIG, blob.digest, blob.size_bytes)
-        parse_image_config(store.read(blob.digest, MAX_CONFIG_BYTES))
-        layers = tuple(_docker_layer(store, contents.blob(name)) for name in image.layers)
-        manifest = Manifest(2, config, layers, OCI_MANIFEST)
-        found.append((put_document(store, manifest, OCI_MANIFEST), image.repo_tags or ()))
-    return found
-
-
-def _docker_layer(store: ContentStore, blob: Blob) -> Descriptor:
-    with store.open(blob.digest) as reader:
-        head = reader.read(4)
-    kind: Compression = "none"
-    if head.startswith(b"\x1f\x8b"):
-        kind = "gzip"
-    elif head == b"\x28\xb5\x2f\xfd":
-        kind = "zstd"
-    return Descriptor(MEDIA_TYPES[kind], blob.digest, blob.size_bytes)
+    def read(self, name: str, maximum_bytes: int) -> bytes:
+        return self._store.read(self._blob(name).digest, maximum_bytes)
 
 
 def put_document(store: ContentStore, document: Struct, media_type: str) -> Descriptor:
@@ -277,27 +207,24 @@ def save(
         DataLoss, NotFound: content is damaged or missing; the archive is a part.
     """
     with images.lease():
-        writer = TarWriter(lambda data: write_all(fd, data))
-        for name in ("blobs/", "blobs/sha256/"):
-            writer.add(Entry(name.encode(), DIRECTORY, 0o755, 0, 0, 0, 0, b""))
-        for digest in _needed(images.content, selected):
-            _add_blob(writer, images.content, digest)
-        _add_document(writer, "index.json", encode_document(_index(selected)))
-        if format == "docker":
-            listed = [_docker_image(image) for image in selected]
-            _add_document(writer, "manifest.json", msgspec.json.encode(listed))
-        _add_document(writer, "oci-layout", LAYOUT)
-        writer.finish()
+        writer = ArchiveWriter(lambda data: write_all(fd, data))
+        for digest in _needed(selected):
+            ensure_blob(images, digest)
+            with images.content.open(digest) as blob:
+                writer.add_blob(digest, blob.size_bytes, blob.read)
+                blob.verify()
+        listed = [docker_element(image.id, image.layers, image.names) for image in selected]
+        writer.finish(_entries(selected), listed if format == "docker" else ())
 
 
-def _needed(store: ContentStore, selected: Sequence[Image]) -> list[str]:
+def _needed(selected: Sequence[Image]) -> list[str]:
     digests: set[str] = set()
     for image in selected:
         digests.update((image.manifest_digest, image.id, *(layer.digest for layer in image.layers)))
     return sorted(digests)
 
 
-def _index(selected: Sequence[Image]) -> Index:
+def _entries(selected: Sequence[Image]) -> list[Descriptor]:
     entries = []
     for image in selected:
         target = structs.replace(image.manifest, platform=image.platform)
@@ -305,28 +232,4 @@ def _index(selected: Sequence[Image]) -> Index:
             tag = name.rpartition(":")[2]
             annotations = {CONTAINERD_NAME: name, REF_NAME: tag} if name else None
             entries.append(structs.replace(target, annotations=annotations))
-    return Index(2, tuple(entries), OCI_INDEX)
-
-
-def _docker_image(image: Image) -> _DockerImage:
-    tags = tuple(Reference.parse(name).familiar() for name in image.names)
-    return _DockerImage(
-        config=_blob_name(image.id),
-        layers=tuple(_blob_name(layer.digest) for layer in image.layers),
-        repo_tags=tags or None,
-    )
-
-
-def _blob_name(digest: str) -> str:
-    return "blobs/sha256/" + digest.removeprefix("sha256:")
-
-
-def _add_blob(writer: TarWriter, store: ContentStore, digest: str) -> None:
-    with store.open(digest) as blob:
-        entry = Entry(_blob_name(digest).encode(), REGULAR, 0o644, 0, 0, blob.size_bytes, 0, b"")
-        writer.add_stream(entry, blob.read)
-        blob.verify()
-
-
-def _add_document(writer: TarWriter, name: str, data: bytes) -> None:
-    writer.add(Entry(name.encode(), REGULAR, 0o644, 0, 0, len(data), 0, b""), data)
+    return entries

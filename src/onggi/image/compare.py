@@ -1,14 +1,16 @@
 """A directory in overlayfs's form (an upper, a layer) becomes a layer's tar; undoes `apply`.
 
-Reproducible: names in bytewise order, whole seconds. Owners as on disk, which are unshifted.
+Reproducible: names in bytewise order, whole seconds. Owners as on disk, which are unshifted. Holes
+of large sparse files stay holes in a layer; a plain filesystem's tar does not depend on them.
 
-Source: image-spec layer.md#representing-changes.
+Source: image-spec layer.md#representing-changes; lseek(2).
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from onggi.errors import InvalidArgument, from_os_error
 from onggi.image.apply import OPAQUE_NAME, WHITEOUT_PREFIX
@@ -17,6 +19,11 @@ from onggi.image.tar_reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry
 from onggi.image.tar_writer import TarWriter, Write, entry_of
 from onggi.image.trees import Node, kept_xattrs, open_beneath, walk
 from onggi.kernel.paths import open_regular
+
+#: A file with fewer bytes of holes is written whole, as others do.
+MIN_HOLE_BYTES = 1 << 16
+MAX_PIECES = 10_000
+_COPY_BYTES = 1 << 18
 
 
 def write_layer(directory_fd: int, write: Write) -> None:
@@ -84,7 +91,7 @@ def _write_inode(writer: TarWriter, entry: Entry, node: Node, root: int, whiteou
         entry.xattrs = kept_xattrs(fd)
         if entry.type == REGULAR:
             if entry.size_bytes:
-                _write_file(writer, entry, root, node.path)
+                _write_file(writer, entry, root, node, holes=whiteouts)
                 return
         elif entry.type == DIRECTORY:
             writer.add(entry)
@@ -96,9 +103,54 @@ def _write_inode(writer: TarWriter, entry: Entry, node: Node, root: int, whiteou
         writer.add(entry)
 
 
-def _write_file(writer: TarWriter, entry: Entry, root: int, path: bytes) -> None:
-    with open_regular(root, os.fsdecode(path), os.O_RDONLY | os.O_NOFOLLOW) as fd:
-        writer.add_stream(entry, lambda size: os.read(fd, size))
+def _write_file(writer: TarWriter, entry: Entry, root: int, node: Node, *, holes: bool) -> None:
+    with open_regular(root, os.fsdecode(node.path), os.O_RDONLY | os.O_NOFOLLOW) as fd:
+        hole_bytes = entry.size_bytes - node.status.st_blocks * 512
+        pieces = None
+        if holes and hole_bytes >= MIN_HOLE_BYTES:
+            pieces = _data_pieces(fd, entry.size_bytes)
+        if pieces is None:
+            writer.add_stream(entry, lambda size: os.read(fd, size))
+            return
+        entry.sparse = pieces
+        entry.real_size_bytes = entry.size_bytes
+        entry.size_bytes = sum(length for _, length in pieces)
+        chunks = _read_pieces(fd, pieces)
+        writer.add_stream(entry, lambda _: next(chunks, b""))
+
+
+def _data_pieces(fd: int, size_bytes: int) -> list[tuple[int, int]] | None:
+    """Where a file has data: (offset, length); None: nothing is won by knowing."""
+    pieces: list[tuple[int, int]] = []
+    end = 0
+    while end < size_bytes:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size_bytes)
+        if start < end:
+            pieces.append((start, end - start))
+        if len(pieces) > MAX_PIECES:
+            return None
+    if pieces == [(0, size_bytes)]:
+        return None
+    if not pieces or sum(pieces[-1]) < size_bytes:
+        pieces.append((size_bytes, 0))  # GNU tar takes the size from the last piece
+    return pieces
+
+
+def _read_pieces(fd: int, pieces: list[tuple[int, int]]) -> Iterator[bytes]:
+    for offset, length in pieces:
+        at = offset
+        while at < offset + length:
+            data = os.pread(fd, min(_COPY_BYTES, offset + length - at), at)
+            if not data:
+                return  # shorter by now: the writer tells
+            yield data
+            at += len(data)
 
 
 def _mark(name: bytes) -> Entry:

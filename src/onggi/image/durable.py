@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import stat
@@ -63,6 +64,18 @@ def replace_file(path: str, data: bytes, staging: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
         raise from_os_error(error, "writing") from error
+
+
+def sealed(data: bytes) -> bytes:
+    """`data` behind a line with its checksum, so that a damaged record is never believed."""
+    return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
+
+
+def unsealed(data: bytes) -> bytes | None:
+    """What was sealed, None if any bit of it or of its checksum is another now."""
+    checksum, newline, rest = data.partition(b"\n")
+    right = newline and checksum == hashlib.sha256(rest).hexdigest().encode()
+    return rest if right else None
 
 
 def staged_file(staging: str, mode: int) -> tuple[int, str]:

@@ -24,11 +24,14 @@ from onggi.errors import (
     InvalidArgument,
     NotFound,
 )
-from onggi.image.documents import reachable, read_config, read_document
+from onggi.image.collect import Garbage, mark, sweep
+from onggi.image.discard import ensure_blob, is_present
+from onggi.image.documents import read_config, read_document
 from onggi.image.durable import locked, locked_if_free
 from onggi.image.platforms import check_platform, host_platform, runs_on
-from onggi.image.reference import DEFAULTS, Defaults, Reference
-from onggi.image.snapshots import OverlaySnapshotter, chain_ids, next_chain_id
+from onggi.image.reference import Reference
+from onggi.image.settings import DEFAULT_SETTINGS, ImageSettings
+from onggi.image.snapshots import Snapshotter, chain_ids, next_chain_id
 from onggi.image.store import ContentStore
 from onggi.specs.image import (
     CONTAINERD_NAME,
@@ -39,7 +42,6 @@ from onggi.specs.image import (
     Index,
     Manifest,
     Platform,
-    check_digest,
     encode_document,
     parse_index,
 )
@@ -96,13 +98,14 @@ class ImageStore:
         root: str,
         *,
         platform: Platform | None = None,
-        defaults: Defaults = DEFAULTS,
+        settings: ImageSettings = DEFAULT_SETTINGS,
     ) -> None:
         self.root = root
         self.platform = platform or host_platform()
-        self.defaults = defaults
+        self.settings = settings
+        self.defaults = settings.defaults
         self.content = ContentStore(os.path.join(root, "content"))
-        self.snapshots = OverlaySnapshotter(os.path.join(root, "snapshots"))
+        self.snapshots = Snapshotter(os.path.join(root, "snapshots"))
         self._names_lock = os.path.join(root, "names.lock")
         self._lease_lock = os.path.join(root, "lease.lock")
         self._entries: tuple[tuple[int, int, int], tuple[Descriptor, ...]] | None = None
@@ -153,20 +156,11 @@ class ImageStore:
             if _PREFIX.fullmatch(text):
                 return None
             raise
-        wanted = reference.with_default_tag(self.defaults)
-        for entry in entries:
-            name = _name_of(entry)
-            if name is None:
-                continue
-            if reference.digest is None:
-                if name == wanted.canonical:
-                    return entry
-            elif (
-                entry.digest == reference.digest
-                and Reference.parse(name, self.defaults).name == reference.name
-            ):
-                return entry
-        return None
+        if reference.digest is not None:
+            # The digest says all there is to say: what came by digest alone has no name here.
+            return next((e for e in entries if e.digest == reference.digest), None)
+        wanted = reference.with_default_tag(self.defaults).canonical
+        return next((entry for entry in entries if _name_of(entry) == wanted), None)
 
     def _find_digest(self, text: str, entries: Sequence[Descriptor]) -> Descriptor | None:
         match = _PREFIX.fullmatch(text)
@@ -241,6 +235,25 @@ class ImageStore:
         with locked(self._lease_lock, shared=True):
             yield
 
+    @contextlib.contextmanager
+    def alone(self, *, wait: bool = False) -> Iterator[bool]:
+        """Whether nobody holds a lease; as long as it is held (True), nobody gets one.
+
+        `wait`: until nobody does, which is never when the caller holds one.
+        """
+        if wait:
+            with locked(self._lease_lock):
+                yield True
+        else:
+            with locked_if_free(self._lease_lock) as free:
+                yield free
+
+    @contextlib.contextmanager
+    def names_held(self) -> Iterator[None]:
+        """While it is held, by any thread or process, no name changes."""
+        with locked(self._names_lock):
+            yield
+
     def add(self, target: Descriptor, names: Sequence[str] = ()) -> Image:
         """Register a manifest or index whose content is in the store, under `names` (references).
 
@@ -268,7 +281,7 @@ class ImageStore:
         """The image that `add` would register. Raises: as `add`."""
         image = self._read_image(target, tuple(self._full_name(name) for name in names))
         for layer in image.layers:
-            if self.content.size_bytes(layer.digest) != layer.size:
+            if not is_present(self.content, layer):
                 raise NotFound(f"layer {layer.digest} of image {image.short_name} is not here")
         return image
 
@@ -286,6 +299,18 @@ class ImageStore:
             if len(entries) == len(before):
                 raise NotFound(f"image {name!r} is not here", hint=_HINT)
             self._write_entries(_keep_nameless(before, entries))
+
+    def forget(self, digests: Collection[str]) -> tuple[str, ...]:
+        """Take the images with these targets out of the index, with all names; answers those.
+
+        `collect` deletes what nothing needs then.
+        """
+        with locked(self._names_lock):
+            before = self._fresh_entries()
+            gone = [entry for entry in before if entry.digest in digests]
+            if gone:
+                self._write_entries([entry for entry in before if entry not in gone])
+        return tuple(name for entry in gone if (name := _name_of(entry)))
 
     def remove(self, text: str, *, in_use: Collection[str], force: bool = False) -> Removed:
         """Take a name away, or the image with its last one; then delete what nothing needs.
@@ -328,26 +353,19 @@ class ImageStore:
         Raises:
             DataLoss: a manifest is damaged, so what it needs is not known; nothing is deleted.
         """
-        with locked_if_free(self._lease_lock) as free:
+        with self.alone() as free:
             if not free:
                 return Removed(deferred=True)
             with locked(self._names_lock):
-                digests, chains = reachable(self.content, self._fresh_entries())
-            blobs = sorted(set(self.content.digests()) - digests)
-            for digest in blobs:
-                self.content.delete(digest)
+                garbage = self.garbage(in_use)
+            sweep(self.root, self.content, self.snapshots, garbage)
+            for digest in garbage.blobs:
                 self._parsed.pop(digest, None)
-            layers = sorted(set(self.snapshots.layers()) - chains - self._with_parents(in_use))
-            for chain_id in layers:
-                self.snapshots.remove_layer(chain_id)
-        return Removed(deleted=tuple(blobs), layers=tuple(layers))
+        return Removed(deleted=garbage.blobs, layers=garbage.layers)
 
-    def _with_parents(self, chains: Collection[str]) -> set[str]:
-        kept: set[str] = set()
-        for chain_id in chains:
-            if check_digest(chain_id) not in kept and self.snapshots.exists(chain_id):
-                kept.update(self.snapshots.ancestry(chain_id))
-        return kept
+    def garbage(self, in_use: Collection[str]) -> Garbage:
+        """What `collect` would delete now. Raises: DataLoss."""
+        return mark(self.root, self.content, self.snapshots, self._fresh_entries(), in_use)
 
     def _full_name(self, name: str) -> str:
         reference = Reference.parse(name, self.defaults)
@@ -383,6 +401,7 @@ class ImageStore:
         chain_id = next_chain_id(parent, diff_id)
         if self.snapshots.exists(chain_id):
             return chain_id
+        ensure_blob(self, layer.digest)
         try:
             with self.content.open(layer.digest, layer.size) as blob:
                 return self.snapshots.apply(parent, blob.read, diff_id)

@@ -3,6 +3,12 @@
 Knows blobs by digest and the bytes of `index.json`; knows nothing of what they mean. Safe for
 several threads and processes at once: a blob appears by one rename, under the name of its content.
 
+`index.json` has no digest to be verified by, so `index.backup` holds it once more behind a
+checksum, together with the digest of the index before it. The backup is written first: after a
+crash between the two, `index.json` is the index before, and holds. One that is neither of the two
+is damaged, and the backup holds. `reserve` is space kept for writing a smaller index when the disk
+is full.
+
 Source: image-spec image-layout.md.
 """
 
@@ -11,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -26,9 +33,11 @@ from onggi.errors import (
 )
 from onggi.image.durable import (
     replace_file,
+    sealed,
     staged_file,
     sweep_staging,
     sync_directory,
+    unsealed,
     write_all,
 )
 from onggi.specs.image import Layout, check_digest
@@ -37,6 +46,11 @@ LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 EMPTY_INDEX = (
     b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 )
+RESERVE_BYTES = 64 << 10
+
+_INDEX = "index.json"
+_BACKUP = "index.backup"
+_RESERVE = "reserve"
 
 
 class Blob(Struct, frozen=True):
@@ -50,28 +64,39 @@ class ContentStore:
     """Blobs under their digests, in `root` (made if missing; mode 0700).
 
     Opening it deletes what crashed ingests left behind; running ones, of any process, are kept.
+    `staging`: where files are written before they are renamed to their place in it.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._blobs = os.path.join(root, "blobs", "sha256")
-        self._staging = os.path.join(root, "ingest")
+        self.staging = os.path.join(root, "ingest")
         os.makedirs(root, mode=0o700, exist_ok=True)
         os.makedirs(self._blobs, mode=0o755, exist_ok=True)
-        os.makedirs(self._staging, mode=0o700, exist_ok=True)
-        sweep_staging(self._staging)
+        os.makedirs(self.staging, mode=0o700, exist_ok=True)
+        sweep_staging(self.staging)
         self._check_layout()
 
     def _check_layout(self) -> None:
         path = os.path.join(self.root, "oci-layout")
-        try:
-            with open(path, "rb") as file:
-                version = _layout_version(file.read(4096))
-        except FileNotFoundError:
-            replace_file(path, LAYOUT, self._staging)
+        data = self.layout()
+        if data is None:
+            self.restore_layout()
             return
-        if version is None or not version.startswith("1."):
+        version = _layout_version(data)
+        if version is not None and version.startswith("1."):
+            return
+        # Where the backup of an index lies, this is a store of ours, damaged: fsck mends it.
+        if self._read_backup() is None:
             raise FailedPrecondition(f"{path}: not an OCI image layout of version 1")
+
+    def layout(self) -> bytes | None:
+        """The bytes of `oci-layout`, None if it is missing."""
+        return self._read_file("oci-layout")
+
+    def restore_layout(self) -> None:
+        """Write `oci-layout` anew. Raises: ResourceExhausted."""
+        replace_file(os.path.join(self.root, "oci-layout"), LAYOUT, self.staging)
 
     def path(self, digest: str) -> str:
         """Where the blob is or would be. Raises: SpecError for what is no digest."""
@@ -122,7 +147,7 @@ class ContentStore:
         """Start to write a blob; what is known of it beforehand is enforced. A context manager."""
         if digest is not None:
             check_digest(digest)
-        return Ingest(self._staging, self._blobs, digest, size_bytes)
+        return Ingest(self.staging, self._blobs, digest, size_bytes)
 
     def put(self, data: bytes, digest: str | None = None) -> Blob:
         """Store `data` durably. Raises: as `Ingest.commit`."""
@@ -147,24 +172,109 @@ class ContentStore:
         return size
 
     def read_index(self) -> bytes:
-        """The bytes of `index.json`; an empty index if there is none yet."""
-        try:
-            with open(os.path.join(self.root, "index.json"), "rb") as file:
-                return file.read()
-        except FileNotFoundError:
-            return EMPTY_INDEX
+        """The bytes of `index.json`, or of its backup when it is damaged; at first an empty index.
+
+        An index that neither proves is given as it is.
+        """
+        found, backup = self._read_file(_INDEX), self._read_backup()
+        if backup is None:
+            return EMPTY_INDEX if found is None else found
+        return found if found is not None and backup.holds(found) else backup.data
+
+    def index_damage(self) -> str:
+        """Why `index.json` or its backup is not what was written last; "" if both are.
+
+        Nobody may write it meanwhile.
+        """
+        found, backup = self._read_file(_INDEX), self._read_backup()
+        if backup is None:
+            if os.path.lexists(os.path.join(self.root, _BACKUP)):
+                return f"{_BACKUP} is damaged"
+            return f"{_BACKUP} is missing" if found is not None else ""
+        if found is None:
+            return f"{_INDEX} is missing"
+        return "" if backup.holds(found) else f"{_INDEX} is not what was written last"
 
     def index_stamp(self) -> tuple[int, int, int]:
         """A value that changes with `index.json`."""
         try:
-            status = os.stat(os.path.join(self.root, "index.json"))
+            status = os.stat(os.path.join(self.root, _INDEX))
         except FileNotFoundError:
             return (0, 0, 0)
         return (status.st_ino, status.st_mtime_ns, status.st_size)
 
     def write_index(self, data: bytes) -> None:
-        """Replace `index.json` atomically and durably."""
-        replace_file(os.path.join(self.root, "index.json"), data, self._staging)
+        """Replace `index.json` atomically and durably. One writer at a time.
+
+        An index that is no larger than the one before is written on a full disk too.
+
+        Raises:
+            ResourceExhausted: the disk is full; the index is as before.
+        """
+        before = self.read_index()
+        try:
+            self._write_index(data, before)
+        except ResourceExhausted:
+            if len(data) > len(before) or not self._drop_reserve():
+                raise
+            self._write_index(data, before)
+        self.keep_reserve(len(data))  # the files that were replaced have left space for it
+
+    def _write_index(self, data: bytes, before: bytes) -> None:
+        index = os.path.join(self.root, _INDEX)
+        if not os.path.lexists(index):
+            replace_file(index, before, self.staging)
+        backup = sealed(hashlib.sha256(before).hexdigest().encode() + b"\n" + data)
+        replace_file(os.path.join(self.root, _BACKUP), backup, self.staging)
+        replace_file(index, data, self.staging)
+
+    def keep_reserve(self, index_bytes: int = 0) -> None:
+        """Set space for an index aside, if it is not yet and the disk has some."""
+        wanted = max(RESERVE_BYTES, 4 * index_bytes)
+        # A full disk is no reason to fail: whoever frees space comes here again.
+        with suppress(OSError):
+            fd = os.open(
+                os.path.join(self.root, _RESERVE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            try:
+                if os.fstat(fd).st_size < wanted:
+                    os.posix_fallocate(fd, 0, wanted)
+            finally:
+                os.close(fd)
+
+    def _drop_reserve(self) -> bool:
+        try:
+            os.unlink(os.path.join(self.root, _RESERVE))
+        except FileNotFoundError:
+            return False
+        # ext4 hands freed blocks out again only when the deletion is committed.
+        sync_directory(self.root)
+        return True
+
+    def _read_file(self, name: str) -> bytes | None:
+        try:
+            with open(os.path.join(self.root, name), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def _read_backup(self) -> _Backup | None:
+        data = unsealed(self._read_file(_BACKUP) or b"")
+        if data is None:
+            return None
+        previous, _, index = data.partition(b"\n")
+        return _Backup(index, previous.decode("ascii"))
+
+
+class _Backup(Struct, frozen=True):
+    """An index, and the digest (hex) of the one that it replaces."""
+
+    data: bytes
+    previous: str
+
+    def holds(self, found: bytes) -> bool:
+        """Whether this is what was written last, or before a crash between the two files."""
+        return found == self.data or hashlib.sha256(found).hexdigest() == self.previous
 
 
 class BlobReader:

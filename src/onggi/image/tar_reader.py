@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
+from zlib import adler32
 
 from msgspec import Struct
 
@@ -32,6 +33,7 @@ _ZERO = bytes(BLOCK)
 _NO_DATA = frozenset((HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
 _KNOWN = _NO_DATA | {REGULAR, ord("7"), 0, ord("S")}
 _PADDED_SUM = 8 * 32
+_HALF = BLOCK // 2
 
 
 class Entry(Struct, gc=False):
@@ -73,6 +75,12 @@ class ByteStream:
         self._chunks = chunks
         self._data: bytes = b""
         self._at = 0
+        self._before = 0
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far."""
+        return self._before + self._at
 
     def take(self, size: int) -> bytes:
         """Exactly `size` bytes, or b'' at the very end. Raises: InvalidArgument (cut short)."""
@@ -83,14 +91,12 @@ class ByteStream:
             return data
         parts = [data]
         missing = size - len(data)
-        self._data, self._at = b"", 0
-        for chunk in self._chunks:
-            if len(chunk) >= missing:
-                parts.append(chunk[:missing])
-                self._data, self._at = chunk, missing
+        while (chunk := self._next_chunk()) is not None:
+            self._at = min(missing, len(chunk))
+            parts.append(chunk[: self._at])
+            missing -= self._at
+            if not missing:
                 return b"".join(parts)
-            parts.append(chunk)
-            missing -= len(chunk)
         if missing == size:
             return b""
         raise InvalidArgument("the archive is cut short")
@@ -100,15 +106,31 @@ class ByteStream:
         while size:
             have = len(self._data) - self._at
             if not have:
-                chunk = next(self._chunks, None)
-                if chunk is None:
+                if self._next_chunk() is None:
                     raise InvalidArgument("the archive is cut short")
-                self._data, self._at = chunk, 0
                 continue
             step = min(have, size)
             write(memoryview(self._data)[self._at : self._at + step])
             self._at += step
             size -= step
+
+    def skip(self, size: int) -> None:
+        """Read past exactly `size` bytes. Raises: InvalidArgument (cut short)."""
+        while size > len(self._data) - self._at:
+            size -= len(self._data) - self._at
+            self._at = len(self._data)
+            if self._next_chunk() is None:
+                raise InvalidArgument("the archive is cut short")
+        self._at += size
+
+    def _next_chunk(self) -> bytes | None:
+        """Go on to the next chunk, if there is one; the present one is read."""
+        self._before += len(self._data)
+        self._data, self._at = b"", 0
+        chunk = next(self._chunks, None)
+        if chunk is not None:
+            self._data = chunk
+        return chunk
 
     def drain(self) -> None:
         """Read to the end, for whoever counts or hashes below."""
@@ -134,6 +156,11 @@ class TarReader:
         while (entry := self._next()) is not None:
             yield entry
         self._stream.drain()
+
+    @property
+    def data_offset(self) -> int:
+        """Where in the archive the present member's data starts, or goes on; a block's start."""
+        return self._stream.position
 
     def copy_data(self, write: Callable[[memoryview], object]) -> None:
         """Hand the present member's stored data to `write`, piece by piece."""
@@ -181,11 +208,8 @@ class TarReader:
 
     def _skip_rest(self) -> None:
         if self._unread or self._padding:
-            self._stream.copy(self._unread, lambda _: None)
-            self._unread = 0
-            if self._padding and not self._stream.take(self._padding):
-                raise InvalidArgument("the archive is cut short")
-            self._padding = 0
+            self._stream.skip(self._unread + self._padding)
+            self._unread = self._padding = 0
 
     def _take_meta(self, fields: tuple[bytes, ...], maximum_bytes: int) -> bytes:
         size = _number(fields[4], "size", fields[0])
@@ -302,6 +326,9 @@ def _plain_entry(raw: bytes, fields: tuple[bytes, ...]) -> Entry:
 
 
 def _number(field: bytes, what: str, name: bytes, *, negative: bool = False) -> int:
+    digits = field.rstrip(b"\0 ")
+    if digits.isdigit() and b"8" not in digits and b"9" not in digits:
+        return int(digits, 8)
     first = field[0]
     if first & 0x80:
         value = int.from_bytes(field, "big") - (first << (8 * (len(field) - 1)))
@@ -329,7 +356,9 @@ def _check_sum(raw: bytes, fields: tuple[bytes, ...]) -> None:
         expected = int(text, 8) if text.isdigit() else -1
     except ValueError:
         expected = -1
-    if sum(raw) - sum(stored) + _PADDED_SUM != expected:
+    # Adler-32's low half is 1 + the sum of the bytes, as long as that is below 65521.
+    total = (adler32(raw[:_HALF]) & 0xFFFF) + (adler32(raw[_HALF:]) & 0xFFFF) - 2
+    if total - sum(stored) + _PADDED_SUM != expected:
         raise InvalidArgument("not a tar archive, or a damaged one: wrong header checksum")
 
 

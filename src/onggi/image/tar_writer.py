@@ -2,7 +2,7 @@
 
 Times are whole seconds, as in Docker's layers. Knows nothing of layers.
 
-Source: pax(1).
+Source: pax(1); GNU tar manual, "PAX Format, Version 1.0".
 """
 
 from __future__ import annotations
@@ -73,8 +73,11 @@ class TarWriter:
             self.end(entry)
 
     def begin(self, entry: Entry) -> None:
-        """Write a member's header; exactly `entry.size_bytes` of data and `end` must follow."""
-        self._write(encode_header(entry))
+        """Write a member's header; exactly `entry.size_bytes` of data and `end` must follow.
+
+        With `entry.sparse` the data is that of the pieces, one behind the other.
+        """
+        self._write(encode_header(entry) + encode_sparse_map(entry))
 
     def end(self, entry: Entry) -> None:
         """Fill up the last block of a member's data."""
@@ -108,6 +111,12 @@ def encode_header(entry: Entry) -> bytes:
     if entry.type == DIRECTORY and not name.endswith(b"/"):
         name += b"/"
     records: dict[bytes, bytes] = {}
+    if entry.sparse is not None:
+        records[b"GNU.sparse.major"] = b"1"
+        records[b"GNU.sparse.minor"] = b"0"
+        records[b"GNU.sparse.name"] = name
+        records[b"GNU.sparse.realsize"] = b"%d" % entry.real_size_bytes
+        name = b"GNUSparseFile.0/" + name.rpartition(b"/")[2][-80:]
     prefix, short = _split(name)
     if prefix is None:
         records[b"path"] = name
@@ -120,7 +129,8 @@ def encode_header(entry: Entry) -> bytes:
         mtime_s = 0
     uid = _fit(records, b"uid", entry.uid, _MAX_OCTAL_7)
     gid = _fit(records, b"gid", entry.gid, _MAX_OCTAL_7)
-    size = _fit(records, b"size", entry.size_bytes, _MAX_OCTAL_11)
+    stored_bytes = entry.size_bytes + len(encode_sparse_map(entry))
+    size = _fit(records, b"size", stored_bytes, _MAX_OCTAL_11)
     for key, value in (entry.xattrs or {}).items():
         if "=" in key:
             raise InvalidArgument(f"file {entry.shown}: attribute {key[:80]!r} cannot be archived")
@@ -128,6 +138,19 @@ def encode_header(entry: Entry) -> bytes:
     numbers = (entry.mode, uid, gid, size, mtime_s, entry.major, entry.minor)
     main = _block(short, prefix, entry.link[:100], entry.type, numbers)
     return _extended(short, records) + main if records else main
+
+
+def encode_sparse_map(entry: Entry) -> bytes:
+    """The blocks before a sparse member's data that say where its pieces belong; else b"".
+
+    Source: GNU tar manual, "Storing Sparse Files", PAX format 1.0.
+    """
+    if entry.sparse is None:
+        return b""
+    lines = [b"%d\n" % len(entry.sparse)]
+    lines += [b"%d\n%d\n" % piece for piece in entry.sparse]
+    data = b"".join(lines)
+    return data + bytes(-len(data) % BLOCK)
 
 
 def _fit(records: dict[bytes, bytes], key: bytes, value: int, maximum: int) -> int:

@@ -5,12 +5,15 @@ Pure. How rows look on a terminal or as JSON is the face's.
 
 from __future__ import annotations
 
+import re
+
 from msgspec import Struct
 
 from onggi.runtime.printable import printable
 from onggi.runtime.steps import BindTree, IdmapTree, MountOverlay, OpenTree, Plan, Step
 
 _MAX_WHAT = 200
+_HELD = re.compile(r"/proc/\d+/fd/\d+")
 
 
 class ExplainedStep(Struct, frozen=True):
@@ -59,7 +62,9 @@ def _what(step: Step, held: dict[int, str]) -> str:
     match step:
         case OpenTree():
             held[step.slot] = step.path
-            return f"take the mount at {step.path}{' and those below it' * bool(step.recursive)}"
+            # What the engine holds by a descriptor has no better name than the descriptor's.
+            kind = "layer held mounted" if _HELD.fullmatch(step.path) else "mount"
+            return f"take the {kind} at {step.path}{' and those below it' * bool(step.recursive)}"
         case IdmapTree() if step.slot in held:
             return f"map the owners of {held[step.slot]}"
         case BindTree() if step.slot in held:

@@ -101,16 +101,112 @@ class ImageSummary(Value, frozen=True):
 
 
 class Progress(Value, frozen=True):
-    """How far long work is; `total` 0: unknown. The last item of such a call is its answer."""
+    """How far long work is; `total` 0: unknown. The last item of such a call is its answer.
+
+    `item`: what it is about, where several things go on at once: a layer's short digest.
+    """
 
     stage: str
     done: int = 0
     total: int = 0
+    item: str = ""
 
 
 class ImageAnswer(Value, frozen=True):
+    """`digest`: of the manifest or index. `status`: what a pull has done, `new` or `current`."""
+
     id: str
     names: tuple[str, ...] = ()
+    digest: str = ""
+    status: str = ""
+
+
+class PushAnswer(Value, frozen=True):
+    reference: str
+    digest: str
+    size_bytes: int
+
+
+class CopyAnswer(Value, frozen=True):
+    digest: str
+
+
+class RegistriesAnswer(Value, frozen=True):
+    registries: tuple[str, ...]
+
+
+class LoginAnswer(Value, frozen=True):
+    registry: str
+    status: str
+    identity_token: str = ""
+
+
+class HistoryRow(Value, frozen=True):
+    """One step of an image's making, newest first. `layer`: its digest, empty: none."""
+
+    created: str
+    created_by: str
+    comment: str
+    size_bytes: int
+    layer: str = ""
+
+
+class ChangeRow(Value, frozen=True):
+    """`kind`: A added, C changed, D deleted. `what`: the attributes that differ."""
+
+    kind: str
+    path: str
+    what: tuple[str, ...] = ()
+
+
+class DifferenceAnswer(Value, frozen=True):
+    """`configuration`: field → the two values."""
+
+    files: tuple[ChangeRow, ...]
+    configuration: dict[str, tuple[Any, Any]]
+    shared_layers: int
+
+
+class FindingRow(Value, frozen=True):
+    """Something that a validation or a check of the store found. `repaired`: and what was done."""
+
+    severity: str
+    place: str
+    message: str
+    section: str = ""
+    repaired: str = ""
+
+
+class TreeRow(Value, frozen=True):
+    """One layer in the tree of images: `depth` from the left, `names` of images that end here."""
+
+    depth: int
+    chain_id: str
+    size_bytes: int
+    names: tuple[str, ...] = ()
+
+
+class UsageRow(Value, frozen=True):
+    """A line of `system df`, in bytes on disk."""
+
+    kind: str
+    count: int
+    active: int
+    size_bytes: int
+    reclaimable_bytes: int
+
+
+class PruneAnswer(Value, frozen=True):
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
+    freed_bytes: int
+
+
+class ReferrerRow(Value, frozen=True):
+    digest: str
+    artifact_type: str
+    size_bytes: int
+    annotations: dict[str, str] = {}
 
 
 class VolumeSummary(Value, frozen=True):
@@ -236,4 +332,5 @@ class SystemInfo(Value, frozen=True):
     containers: int
     running: int
     images: int
+    storage: str = ""
     warnings: tuple[str, ...] = ()

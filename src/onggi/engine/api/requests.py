@@ -179,6 +179,132 @@ class ImageRemoveRequest(Value, frozen=True):
     force: bool = False
 
 
+class Login(Value, frozen=True):
+    """Who somebody is to a registry. Never shown: its repr says nothing."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+
+    def __repr__(self) -> str:
+        return "Login(…)"
+
+
+class RegistriesRequest(Value, frozen=True):
+    """`references`: names of images or of transports, as they were typed."""
+
+    references: tuple[str, ...]
+
+
+class LoginRequest(Value, frozen=True):
+    registry: str
+    credentials: Login
+
+
+class PullRequest(Value, frozen=True):
+    """`platform`: os/architecture[/variant], empty: the host's. `credentials`: by registry."""
+
+    reference: str
+    platform: str = ""
+    every_platform: bool = False
+    all_tags: bool = False
+    unpack: bool = True
+    credentials: dict[str, Login] = {}
+
+
+class PushRequest(Value, frozen=True):
+    """`destination` empty: the reference itself."""
+
+    reference: str
+    destination: str = ""
+    all_tags: bool = False
+    every_platform: bool = False
+    credentials: dict[str, Login] = {}
+
+
+class CopyRequest(Value, frozen=True):
+    """`source`, `destination`: transport names with absolute paths (`oci:/path:tag`)."""
+
+    source: str
+    destination: str
+    platform: str = ""
+    every_platform: bool = False
+    credentials_source: dict[str, Login] = {}
+    credentials_destination: dict[str, Login] = {}
+
+
+class RemoteRequest(Value, frozen=True):
+    """Something about one repository of a registry. `artifact_type`: of referrers, empty: all."""
+
+    reference: str
+    artifact_type: str = ""
+    credentials: dict[str, Login] = {}
+
+
+class AttachArtifactRequest(Value, frozen=True):
+    """The file to attach to an image in a registry is the request's descriptor."""
+
+    reference: str
+    artifact_type: str
+    name: str = ""
+    media_type: str = "application/octet-stream"
+    annotations: dict[str, str] = {}
+    credentials: dict[str, Login] = {}
+
+
+class PruneRequest(Value, frozen=True):
+    """`every`: also images with names that no container uses."""
+
+    every: bool = False
+    filters: tuple[str, ...] = ()
+
+
+class FsckRequest(Value, frozen=True):
+    """`shallow`: sizes and structure, without reading all content."""
+
+    repair: bool = False
+    shallow: bool = False
+
+
+class PairRequest(Value, frozen=True):
+    """Two images."""
+
+    first: str
+    second: str
+
+
+class MutateRequest(Value, frozen=True):
+    """A new image from an old one. `layers`: how many tars come as descriptors, to go on top.
+
+    `flatten`: its layers become one. `old_base`, `new_base`: exchange what it was made on.
+    """
+
+    source: str
+    target: str = ""
+    changes: tuple[str, ...] = ()
+    annotations: dict[str, str] = {}
+    layers: int = 0
+    flatten: bool = False
+    old_base: str = ""
+    new_base: str = ""
+    created: str = ""
+
+
+class CommitRequest(Value, frozen=True):
+    """A container's changes as a new layer of its image."""
+
+    container: str
+    reference: str = ""
+    author: str = ""
+    message: str = ""
+    changes: tuple[str, ...] = ()
+
+
+class SbomRequest(Value, frozen=True):
+    target: str
+    form: Literal["spdx", "cyclonedx"] = "spdx"
+
+
 class VolumeCreateRequest(Value, frozen=True):
     name: str = ""
     labels: dict[str, str] = {}

@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "ps": ("ps", "ps", "list containers"),
         "logs": ("logs", "logs", "show what a container has written"),
         "inspect": ("inspect", "inspect", "everything known about an object, as JSON"),
+        "diff": ("values", "changes", "what a container has changed"),
         "top": ("top", "top", "processes of a container, with their host ids"),
         "stats": ("stats", "stats", "live use of cpu, memory, disk and processes"),
         "events": ("events", "events", "what happens, as it happens"),
@@ -31,6 +32,12 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "Images": {
         "images": ("images", "ls", "list images"),
+        "pull": ("registry", "pull", "bring images from a registry, ready to run"),
+        "push": ("registry", "push", "send images to a registry"),
+        "login": ("registry", "login", "keep who you are to a registry"),
+        "logout": ("registry", "logout", "forget who you are to a registry"),
+        "history": ("values", "history", "how an image was made"),
+        "commit": ("values", "commit", "make an image of a container's changes"),
         "tag": ("images", "tag", "give an image one more name"),
         "rmi": ("images", "rm", "remove images"),
         "load": ("archives", "load", "read images from an archive"),
@@ -38,6 +45,23 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "import": ("archives", "import", "make an image from a root file system's tar"),
         "export": ("archives", "export", "write a container's root file system as a tar"),
         "image bootstrap": ("archives", "bootstrap", "make a base image from Debian's packages"),
+        "image pull": ("registry", "pull", "bring images from a registry, ready to run"),
+        "image push": ("registry", "push", "send images to a registry"),
+        "image copy": (
+            "transfer",
+            "copy",
+            "between registries, layouts and archives",
+        ),
+        "image history": ("values", "history", "how an image was made"),
+        "image tree": ("values", "tree", "which images share which layers"),
+        "image diff": ("values", "compare", "what tells two images apart"),
+        "image validate": ("values", "validate", "whether an image is as the specification wants"),
+        "image sbom": ("values", "sbom", "the software in an image, as SPDX or CycloneDX"),
+        "image mutate": ("values", "mutate", "a new image: configuration, layers, base, flat"),
+        "image referrers": ("remote", "referrers", "what is attached to an image in a registry"),
+        "image attach": ("remote", "attach", "attach a file to an image in a registry"),
+        "image prune": ("store", "prune", "remove images that nobody uses"),
+        "image fsck": ("store", "fsck", "compare all content with its digests, and repair"),
         "image ls": ("images", "ls", "list images"),
         "image rm": ("images", "rm", "remove images"),
         "image tag": ("images", "tag", "give an image one more name"),
@@ -45,6 +69,14 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "image load": ("archives", "load", "read images from an archive"),
         "image save": ("archives", "save", "write images to an archive"),
         "image import": ("archives", "import", "make an image from a root file system's tar"),
+    },
+    "Registries": {
+        "registry serve": ("registry_serve", "serve", "offer this machine's images to others"),
+        "registry tags": ("remote", "tags", "tags of a repository"),
+        "registry ls": ("remote", "ls", "repositories of a registry"),
+        "registry rm": ("remote", "rm", "delete tags or manifests from a registry"),
+        "registry login": ("registry", "login", "keep who you are to a registry"),
+        "registry logout": ("registry", "logout", "forget who you are to a registry"),
     },
     "Volumes": {
         "volume create": ("volumes", "create", "make a volume"),
@@ -57,6 +89,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "version": ("system", "version", "the version of the command and of the engine"),
         "engine status": ("system", "status", "the resident engine: process, memory, counts"),
         "engine stop": ("system", "stop", "end the resident engine; containers run on"),
+        "system df": ("store", "df", "what images, containers and volumes take on disk"),
         "system info": ("system", "info", "what the host and the engine can do"),
         "system version": ("system", "version", "the version of the command and of the engine"),
         "completion": ("completion", "completion", "a completion script for bash, zsh or fish"),
@@ -65,12 +98,14 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
 
 #: `onggi container VERB` is the same as `onggi VERB`.
 CONTAINER_VERBS = (
-    "run create start exec attach stop kill wait rm logs top stats export inspect".split()
+    "run create start exec attach stop kill wait rm logs top stats export inspect commit"
+    " diff".split()
 )
 #: first word → what it is about.
 FAMILIES = {
     "container": "containers (the same verbs as without it)",
     "image": "images",
+    "registry": "registries",
     "volume": "volumes",
     "engine": "the resident engine",
     "system": "the host",

@@ -29,20 +29,14 @@ _INTERRUPTED = 130
 _NOBODY_READS = 141
 
 
-_REGISTRY = "registries are not there yet; onggi load and onggi import bring images in"
 #: Commands of docker's that people will try, and what to do instead.
 _NOT_YET = {
     "build": "building is not there yet; onggi import makes an image from a tar",
-    "commit": "not there yet; onggi export and onggi import make an image of a container",
     "compose": "not there yet",
     "cp": "not there yet; onggi export writes a container's files as a tar",
-    "diff": "not there yet; onggi inspect names the directory of its changes",
-    "login": _REGISTRY,
     "network": "not there yet; a container has none, the host's, or another container's network",
     "pause": "not there yet",
     "port": "publishing ports is not there yet; --network host shares the host's ports",
-    "pull": _REGISTRY,
-    "push": _REGISTRY,
     "rename": "not there yet",
     "restart": "not there yet; use onggi stop and onggi start",
     "unpause": "not there yet",

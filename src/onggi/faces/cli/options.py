@@ -205,7 +205,6 @@ NOT_YET = {
     "-P": _PORTS,
     "--publish-all": _PORTS,
     "--restart": "restart policies are not there yet; onggi start starts it again",
-    "--pull": "pulling from registries is not there yet; onggi image load brings images",
     "--platform": "images of other platforms are not there yet",
     "--health-cmd": "health checks are not there yet; onggi exec can look",
     "--network-alias": "networks with names are not there yet; --network container:NAME shares one",

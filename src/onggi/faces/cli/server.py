@@ -27,8 +27,10 @@ Handler = Callable[[Any, list[int]], Any]
 
 #: Calls whose request has a descriptor. It is borrowed by the handler and closed after the call.
 TAKES_DESCRIPTOR = frozenset(
-    ("images.load", "images.save", "images.import", "containers.export"),
+    "images.load images.save images.import images.sbom remote.attach containers.export".split()
 )
+#: Calls whose request says itself how many it has.
+TAKES_DESCRIPTORS = frozenset(("images.mutate",))
 #: Replies that are given up with their client; every other one runs to its end.
 GIVEN_UP = frozenset(("containers.wait",))
 _BACKLOG = 512
@@ -255,9 +257,9 @@ class _Connection:
         except errors.InvalidArgument as error:
             self._refuse(error)
             return
-        if self._name not in TAKES_DESCRIPTOR:
+        if self._name not in TAKES_DESCRIPTOR | TAKES_DESCRIPTORS:
             wire.close_all(self._fds)
-        elif len(self._fds) != 1:
+        elif self._name in TAKES_DESCRIPTOR and len(self._fds) != 1:
             self._refuse(errors.InvalidArgument(f"{self._name} needs one descriptor"))
             return
         handler = self._server.handlers.get(self._name)

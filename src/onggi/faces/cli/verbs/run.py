@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
-from onggi.faces.cli.options import Option
+from onggi.errors import EngineError, NotFound
+from onggi.faces.cli.options import BadValueError, Option
+from onggi.faces.cli.output import printable
 from onggi.faces.cli.runflags import ATTACH, CONTAINER, DETACH
 from onggi.faces.cli.runspec import container_spec, write_cidfile
 from onggi.faces.cli.verb import Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from onggi.faces.cli.options import Parsed
@@ -46,9 +49,54 @@ def _run(context: Context, parsed: Parsed) -> int:
     spec = container_spec(parsed, context.environ, os.getcwd())
     detach = parsed.on("detach")
     with _CidFile(parsed.get("cidfile")) as cidfile:
-        if detach:
-            return _detached(context, spec, cidfile)
-        return _attached(context, parsed, spec, cidfile)
+
+        def run() -> int:
+            if detach:
+                return _detached(context, spec, cidfile)
+            return _attached(context, parsed, spec, cidfile)
+
+        return _with_image(context, parsed, spec["image"], run)
+
+
+def _with_image(context: Context, parsed: Parsed, image: str, act: Callable[[], int]) -> int:
+    """Do it; when only the image is missing, pull it and do it again (`--pull`)."""
+    policy = parsed.get("pull", "missing")
+    if policy == "always":
+        _pull(context, image)
+    try:
+        return act()
+    except NotFound as error:
+        if policy != "missing" or _is_here(context, image):
+            raise
+        context.err.line(f"image {printable(image)} is not here: pulling it")
+        try:
+            _pull(context, image)
+        except EngineError as cause:
+            hint = f"{cause.hint}; {error.hint}" if cause.hint else error.hint
+            raise type(cause)(
+                f"{error.message}, and cannot be pulled: {cause.message}", hint=hint
+            ) from None
+    return act()
+
+
+def _is_here(context: Context, image: str) -> bool:
+    try:
+        context.client.call("images.inspect", {"target": image})
+    except NotFound:
+        return False
+    return True
+
+
+def _pull(context: Context, image: str) -> None:
+    from onggi.faces.cli.verbs.registry import pull_missing  # noqa: PLC0415
+
+    pull_missing(context, image)
+
+
+def _policy(text: str) -> str:
+    if text not in ("always", "missing", "never"):
+        raise BadValueError("none of always, missing, never", "missing")
+    return text
 
 
 def _detached(context: Context, spec: dict[str, Any], cidfile: _CidFile) -> int:
@@ -88,14 +136,20 @@ def _attached(context: Context, parsed: Parsed, spec: dict[str, Any], cidfile: _
 def _create(context: Context, parsed: Parsed) -> int:
     spec = container_spec(parsed, context.environ, os.getcwd())
     with _CidFile(parsed.get("cidfile")) as cidfile:
-        created = context.client.call("containers.create", spec)
-        cidfile.write(created["id"])
-    context.warn(created.get("warnings", ()))
-    context.out.line(created["id"])
-    return 0
+
+        def create() -> int:
+            created = context.client.call("containers.create", spec)
+            cidfile.write(created["id"])
+            context.warn(created.get("warnings", ()))
+            context.out.line(created["id"])
+            return 0
+
+        return _with_image(context, parsed, spec["image"], create)
 
 
-_OPTIONS: tuple[Option, ...] = (*DETACH, *CONTAINER, *ATTACH)
+_PULL = Option("--pull", "bring the image: missing (default), always, never", value="POLICY",
+               parse=_policy, complete="missing always never")  # fmt: skip
+_OPTIONS: tuple[Option, ...] = (*DETACH, *CONTAINER, _PULL, *ATTACH)
 
 VERBS = {
     "run": Verb(
@@ -118,7 +172,7 @@ VERBS = {
         _create,
         arguments="IMAGE [COMMAND [ARGUMENT…]]",
         least=1,
-        options=CONTAINER,
+        options=(*CONTAINER, _PULL),
         interspersed=False,
         complete="image",
         examples=(
