@@ -34,6 +34,9 @@ BASE = (
 NEXT = member(b"a", data=b"next") + member(b"t/f") + member(b".wh.gone") + END
 
 
+Change = Callable[[Path], object]
+
+
 def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -205,7 +208,7 @@ def test_usage_of_a_layer_is_what_du_says(snapshots: Snapshotter, root: Path) ->
         snapshots.layer_usage(digest(b"none"))
 
 
-def rewrite_record(old: bytes, new: bytes) -> Callable[[Path], object]:
+def rewrite_record(old: bytes, new: bytes) -> Change:
     def change(place: Path) -> None:
         record = (place / "layer.json").read_bytes()
         assert old in record
@@ -215,7 +218,7 @@ def rewrite_record(old: bytes, new: bytes) -> Callable[[Path], object]:
 
 
 #: What may happen to a layer's directory so that it is no layer any more.
-DAMAGES: list[tuple[Form, Callable[[Path], object]]] = [
+DAMAGES: list[tuple[Form, Change]] = [
     ("overlay", lambda place: (place / "layer.json").unlink()),
     ("overlay", lambda place: (place / "layer.json").write_bytes(b"")),
     ("overlay", rewrite_record(b'"sha256:', b'"sha256:0')),
@@ -230,9 +233,7 @@ DAMAGES: list[tuple[Form, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize(("form", "damage"), DAMAGES, indirect=["form"])
-def test_a_damaged_layer_is_none(
-    snapshots: Snapshotter, root: Path, damage: Callable[[Path], object]
-) -> None:
+def test_a_damaged_layer_is_none(snapshots: Snapshotter, root: Path, damage: Change) -> None:
     chain = apply(snapshots, BASE)
     snapshots.lowers((chain,))
     place = root / "layers" / chain.removeprefix("sha256:")
@@ -286,7 +287,21 @@ def flip(path: Path, at: int = 100) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-CHANGES: list[tuple[Form, Callable[[Path], object]]] = [
+def point_elsewhere(place: Path) -> None:
+    link = place / "fs/d/sym"
+    link.unlink()
+    link.symlink_to("/tarmac")
+    os.utime(link, ns=(0, 0), follow_symlinks=False)
+    os.utime(place / "fs/d", ns=(10**18, 10**18))
+
+
+def unshare_a_link(place: Path) -> None:
+    (place / "fs/d/link").unlink()
+    shutil.copy2(place / "fs/d/file", place / "fs/d/link")
+    os.utime(place / "fs/d", ns=(10**18, 10**18))
+
+
+CHANGES: list[tuple[Form, Change]] = [
     ("overlay", lambda place: flip(place / "fs/d/file")),
     ("overlay", lambda place: (place / "fs/d/file").chmod(0o755)),
     ("overlay", lambda place: os.setxattr(place / "fs/d/file", "user.k", b"w")),
@@ -297,23 +312,8 @@ CHANGES: list[tuple[Form, Callable[[Path], object]]] = [
     ("overlay", lambda place: (place / "fs/zzz").touch()),
     ("overlay", lambda place: (place / "fs/left/out").chmod(0o700)),
     ("overlay", lambda place: (place / "fs").chmod(0o700)),
-    (
-        "overlay",
-        lambda place: [
-            (place / "fs/d/sym").unlink(),
-            (place / "fs/d/sym").symlink_to("/tarmac"),
-            os.utime(place / "fs/d/sym", ns=(0, 0), follow_symlinks=False),
-            os.utime(place / "fs/d", ns=(10**18, 10**18)),
-        ],
-    ),
-    (
-        "overlay",
-        lambda place: [
-            (place / "fs/d/link").unlink(),
-            shutil.copy2(place / "fs/d/file", place / "fs/d/link"),
-            os.utime(place / "fs/d", ns=(10**18, 10**18)),
-        ],
-    ),
+    ("overlay", point_elsewhere),
+    ("overlay", unshare_a_link),
     ("erofs", lambda place: flip(place / "layer.tar", 600)),
     ("erofs", lambda place: flip(place / "layer.tar", len(RICH) - 1)),
     ("erofs", lambda place: flip(place / "layer.erofs", 1030)),
@@ -323,9 +323,7 @@ CHANGES: list[tuple[Form, Callable[[Path], object]]] = [
 
 
 @pytest.mark.parametrize(("form", "change"), CHANGES, indirect=["form"])
-def test_verify_finds_every_change(
-    snapshots: Snapshotter, root: Path, change: Callable[[Path], object]
-) -> None:
+def test_verify_finds_every_change(snapshots: Snapshotter, root: Path, change: Change) -> None:
     chain = apply(snapshots, RICH)
     place = root / "layers" / chain.removeprefix("sha256:")
     change(place)

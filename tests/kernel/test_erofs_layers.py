@@ -111,6 +111,21 @@ def test_attributes_are_as_if_set(xattrs: dict[str, bytes], tmp_path: Path) -> N
     )
 
 
+def test_children_have_their_own_list_not_the_directory_s_default(tmp_path: Path) -> None:
+    lists = {"system.posix_acl_default": ACL, "system.posix_acl_access": ACL}
+    both_alike(
+        member(b"d/", b"5", mode=0o640, xattrs=lists, mtime_ns=5)
+        + member(b"d/file", mode=0o644)
+        + member(b"d/e/", b"5", mode=0o755)
+        + member(b"d/left/out", mode=0o600)
+        + member(b"r/", b"5", mode=0o640, xattrs=lists)
+        + member(b"r")
+        + member(b"r/", b"5", mode=0o640)
+        + END,
+        tmp_path,
+    )
+
+
 def test_an_access_control_list_works(tmp_path: Path) -> None:
     fields = {"xattrs": {"system.posix_acl_access": ACL}, "mode": 0o640}
     data = member(b"./", b"5", mode=0o755) + member(b"f", data=b"secret", **fields) + END

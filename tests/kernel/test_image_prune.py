@@ -15,6 +15,7 @@ import pytest
 
 from image_health import BASE, fill, layer_tar, make, noise, open_store
 from onggi.errors import DataLoss, ResourceExhausted
+from onggi.image.durable import MAX_DEPTH, delete_tree
 from onggi.image.fsck import check
 from onggi.image.images import ImageStore
 from onggi.image.prune import Filters, enforce_limit, prune, touch
@@ -284,6 +285,40 @@ def test_a_disk_that_fills_up_at_any_point(tmp_path: Path, filesystem: str) -> N
             assert all(each.repaired for each in repair(images, in_use=()))
             (place / "ballast").unlink()
             images.content.keep_reserve()
+
+
+@pytest.mark.parametrize("depth", [2, MAX_DEPTH + 3])
+def test_directories_are_deleted_on_a_full_disk(tmp_path: Path, depth: int) -> None:
+    """Deleting may move directories; no directory may have to grow for it."""
+    with mounted(tmp_path, "ext4", 16 << 20) as place:
+        bottom = place.joinpath("tree", *("d" for _ in range(depth)))
+        for number in range(400):
+            (bottom / ("x" * 100 + str(number))).mkdir(parents=True)
+            (bottom / ("x" * 100 + str(number)) / "file").touch()
+        fill_up(place)
+        root = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            delete_tree(root, "tree")
+        finally:
+            os.close(root)
+        assert sorted(os.listdir(place)) == ["ballast", "lost+found"]
+
+
+def test_directories_deeper_than_any_path(tmp_path: Path) -> None:
+    top = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fd = os.dup(top)
+    for _ in range(600):
+        os.mkdir("deep" * 10, dir_fd=fd)
+        os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=fd))
+        below = os.open("deep" * 10, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    try:
+        delete_tree(top, "deep" * 10)
+    finally:
+        os.close(top)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_pruning_beside_pulls(images: ImageStore) -> None:

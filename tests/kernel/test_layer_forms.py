@@ -1,4 +1,4 @@
-"""Layers kept as EROFS: what a container that keel starts sees and does, and who holds the mounts."""
+"""Layers kept as EROFS: what a container over them sees and does, and who holds the mounts."""
 
 from __future__ import annotations
 

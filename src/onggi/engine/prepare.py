@@ -121,7 +121,7 @@ def launch(
     Raises:
         EngineError: something named in the specification is missing or wrong.
     """
-    rootfs = _snapshot(core, record)
+    rootfs = snapshot_of(core, record)
     image_config = image.config.config or ContainerConfig()
     user, groups = record.spec.user or image_config.user, record.spec.group_add
     if record.started_ns:
@@ -209,7 +209,7 @@ def _device_nodes(
     return make_nodes(f"{core.places.container(record.id)}/devices", devices, owner.id_base)
 
 
-def _snapshot(core: Core, record: ContainerRecord) -> Rootfs:
+def snapshot_of(core: Core, record: ContainerRecord) -> Rootfs:
     """The container's snapshot: a new one, or that of its earlier runs."""
     snapshots = core.images.snapshots
     try:
@@ -396,5 +396,5 @@ def with_seccomp(config: Config, profile: Seccomp | None) -> Config:
 
 def layers_of(core: Core, record: ContainerRecord) -> tuple[str, ...]:
     """The directories whose merged view is the container's root, topmost first."""
-    rootfs = core.images.snapshots.rootfs(record.id, record.chain_ids)
+    rootfs = snapshot_of(core, record)
     return (f"{rootfs.upper}/fs", *rootfs.lowers)

@@ -26,6 +26,7 @@ from onggi.engine.api.requests import (
     Target,
 )
 from onggi.engine.core import Core
+from onggi.engine.prepare import snapshot_of
 from onggi.errors import InvalidArgument
 from onggi.image import edit
 from onggi.image.commit import commit_container
@@ -175,7 +176,7 @@ class ValueCalls:
         core = self._core
         record = core.records.find_container(request.container)
         image = core.images.resolve(record.image_id)
-        rootfs = core.images.snapshots.rootfs(record.id, record.chain_ids)
+        rootfs = snapshot_of(core, record)
         spec = record.spec
         inner = image.config.config or ContainerConfig()
         env = {e.partition("=")[0]: e for e in (*(inner.env or ()), *spec.env)}
@@ -208,7 +209,7 @@ class ValueCalls:
     async def changes(self, request: Target, _fds: list[int]) -> tuple[ChangeRow, ...]:
         """What a container has changed. Source: docker-diff(1)."""
         record = self._core.records.find_container(request.target)
-        rootfs = self._core.images.snapshots.rootfs(record.id, record.chain_ids)
+        rootfs = snapshot_of(self._core, record)
         found = await asyncio.to_thread(container_changes, f"{rootfs.upper}/fs", rootfs.lowers)
         return tuple(ChangeRow(kind, path) for kind, path in found)
 

@@ -109,7 +109,7 @@ class _Applier:
         self._missing = dict.fromkeys((b"",))
         self._missing_bytes = 0
         self._open: dict[bytes, int] = {}
-        self._late: dict[bytes, tuple[int, bytes | None]] = {}
+        self._late: dict[bytes, tuple[int, bytes | None]] = {b"": (0, None)}
         self._size_bytes = 0
         self._reader: TarReader
 
@@ -192,7 +192,7 @@ class _Applier:
                 del self._open[path]
 
     def _make_missing(self, parent: int, name: bytes, path: bytes, entry: Entry) -> None:
-        self._late.pop(path, None)
+        self._late[path] = (0, None)
         self._missing[path] = None
         self._missing_bytes += len(path)
         if self._missing_bytes > MAX_MISSING_BYTES:

@@ -71,8 +71,8 @@ class Arrival:
     def bring(self, blobs: Sequence[Descriptor], layers: Sequence[ArrivingLayer]) -> None:
         """Fetch `blobs`, each once, and unpack those of the layers that are not yet.
 
-        The blobs of such layers must be among them. On an error everything ends; layers that
-        were committed by then stay, for a collection to find.
+        The blobs of such layers must be among them. All is durable on return. On an error
+        everything ends; layers that were committed by then stay, for a collection to find.
 
         Raises: as `Fetcher.fetch`, `Snapshotter.unpack` and `Snapshotter.commit`.
         """
@@ -89,6 +89,7 @@ class Arrival:
             self._unpack(unpacking, held, layers)
             for fetch in self._fetches.values():
                 fetch.result()
+        self._content.sync_names()
 
     def _fetch(self, blob: Descriptor, last: bool) -> None:
         """`last`: nothing more is to be done with this blob."""

@@ -18,6 +18,9 @@ from collections.abc import Iterator
 
 from onggi.errors import EngineError, Internal, from_os_error
 
+#: How many directories deep `delete_tree` goes by itself: a descriptor and a frame for each.
+MAX_DEPTH = 32
+
 
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable."""
@@ -169,8 +172,9 @@ def sweep_staging(directory: str) -> int:
 def delete_tree(parent: int, name: str | bytes) -> None:
     """Delete a file or a whole directory, however deep; never follows a symlink.
 
-    A subdirectory is first moved up beside its root, so that depth costs neither descriptors nor
-    stack: a container can nest directories far beyond PATH_MAX.
+    Subdirectories far down are moved up beside their root, so that depth costs neither descriptors
+    nor stack: a container can nest directories far beyond PATH_MAX. Works on a full disk, where a
+    directory may not grow: as many are moved as there is room for.
 
     Raises:
         EngineError: something could not be deleted, a mount inside for instance.
@@ -178,17 +182,19 @@ def delete_tree(parent: int, name: str | bytes) -> None:
     pending: list[str | bytes] = [name]
     while pending:
         top = pending[-1]
+        moved: list[str | bytes] = []
         try:
             if not _is_directory(parent, top):
                 os.unlink(top, dir_fd=parent)
                 pending.pop()
-            elif not _empty_directory(parent, top, pending):
+            elif _empty_directory(parent, top, parent, moved):
                 os.rmdir(top, dir_fd=parent)
                 pending.pop()
         except FileNotFoundError:
             pending.remove(top)
         except OSError as error:
             raise _undeletable(error, top) from error
+        pending += moved
 
 
 def _undeletable(error: OSError, name: str | bytes) -> EngineError:
@@ -202,26 +208,47 @@ def _is_directory(parent: int, name: str | bytes) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
 
 
-def _empty_directory(parent: int, name: str | bytes, pending: list[str | bytes]) -> bool:
-    """Unlink the files in a directory; move its subdirectories up. True if any was moved."""
-    moved = False
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+def _empty_directory(
+    place: int, name: str | bytes, root: int, moved: list[str | bytes], depth: int = 0
+) -> bool:
+    """Delete what a directory holds; what lies too deep is `moved` to `root`.
+
+    False: `root` has no room for more, so something is left. Raises: OSError.
+    """
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
     try:
         with os.scandir(fd) as entries:
             listing = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for child, is_directory in listing:
             if not is_directory:
                 os.unlink(child, dir_fd=fd)
-                continue
-            try:
-                os.rmdir(child, dir_fd=fd)
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY:
-                    raise
-                fresh = unique_name()
-                os.rename(child, fresh, src_dir_fd=fd, dst_dir_fd=parent)
-                pending.append(fresh)
-                moved = True
+            elif not _delete_directory(fd, child, root, moved, depth):
+                return False
     finally:
         os.close(fd)
-    return moved
+    return True
+
+
+def _delete_directory(
+    place: int, name: str, root: int, moved: list[str | bytes], depth: int
+) -> bool:
+    if depth < MAX_DEPTH:
+        try:
+            os.rmdir(name, dir_fd=place)
+            return True
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+        if not _empty_directory(place, name, root, moved, depth + 1):
+            return False
+        os.rmdir(name, dir_fd=place)
+        return True
+    fresh = unique_name()
+    try:
+        os.rename(name, fresh, src_dir_fd=place, dst_dir_fd=root)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not moved:
+            raise
+        return False
+    moved.append(fresh)
+    return True

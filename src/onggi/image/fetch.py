@@ -1,8 +1,9 @@
 """Blobs from a source into the content store: verified, resumed, each fetched once.
 
 A blob appears in the store by one rename, after its size and digest were verified and its bytes
-synced. What a crash or a broken line leaves is kept (`partial`), and the next who wants the blob,
-in any process, goes on from there. Knows nothing of manifests or layers.
+synced; the rename itself is durable after `ContentStore.sync_names`, once for many. What a crash or
+a broken line leaves is kept (`partial`), and the next who wants the blob, in any process, goes on
+from there. Knows nothing of manifests or layers.
 """
 
 from __future__ import annotations

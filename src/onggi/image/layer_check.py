@@ -32,10 +32,8 @@ def check_files(place: str, record: LayerRecord) -> None:
             raise DataLoss(f"layer {record.chain_id}: {name} is damaged")
 
 
-def check_directory(chain_id: str, wanted: int, found: int, plain: frozenset[bytes]) -> None:
+def check_directory(chain_id: str, wanted: int, found: int) -> None:
     """Compare the layer's directory `found` with `wanted`, unpacked anew; nobody writes to either.
-
-    `plain`: directories whose mtime is nobody's, since the archive left them out.
 
     Raises:
         DataLoss: names the first difference.
@@ -46,7 +44,7 @@ def check_directory(chain_id: str, wanted: int, found: int, plain: frozenset[byt
         for want, have in pairs:
             if want is None or have is None or want.path != have.path:
                 raise _damaged(chain_id, min(n.path for n in (want, have) if n), "names differ")
-            same = _facts(want, ours, plain) == _facts(have, theirs, plain)
+            same = _facts(want, ours) == _facts(have, theirs)
             if not same or _xattrs(wanted, want.path) != _xattrs(found, have.path):
                 raise _damaged(chain_id, have.path, "its attributes differ")
             if not _same_content(want, wanted, found):
@@ -75,13 +73,13 @@ class _Inodes:
         return self._first.setdefault(node.status.st_ino, node.path)
 
 
-def _facts(node: Node, inodes: _Inodes, plain: frozenset[bytes]) -> tuple[object, ...]:
+def _facts(node: Node, inodes: _Inodes) -> tuple[object, ...]:
     status = node.status
     owner = (status.st_mode, status.st_uid, status.st_gid)
     if is_whiteout(status):
         return (*owner, None)  # an archive says nothing more of one
     if node.is_directory:
-        return (*owner, None if node.path in plain else status.st_mtime_ns)
+        return (*owner, status.st_mtime_ns)
     size = 0 if stat.S_ISCHR(status.st_mode) else status.st_size
     return (*owner, status.st_mtime_ns, status.st_rdev, size, status.st_nlink, inodes.first(node))
 

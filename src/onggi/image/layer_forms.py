@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from onggi.errors import SyscallError
-from onggi.image.apply import PLAIN_MODE, ParentAttributes, apply_layer
+from onggi.image.apply import apply_layer
 from onggi.image.compression import Limits
 from onggi.image.durable import write_all
 from onggi.image.erofs.tree import index_layer
 from onggi.image.layer_record import DIRECTORY, METADATA, TAR, Form
+from onggi.image.layer_rules import PLAIN_MODE, ParentAttributes
 from onggi.image.trees import open_beneath
 from onggi.kernel.syscalls import syncfs
 
@@ -75,6 +76,7 @@ class UnpackedDirectory:
         with opened as fd:
             os.fchown(fd, like.uid, like.gid)
             os.fchmod(fd, like.mode)
+            os.utime(fd, ns=(like.mtime_ns, like.mtime_ns))
 
     def seal(self) -> str:
         # Thousands of small files: one call for the file system beats one for each.

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import Self
 
 from onggi.errors import DataLoss, EngineError, InvalidArgument, NotFound, from_os_error
-from onggi.image.apply import ParentAttributes
 from onggi.image.compression import Limits, Read, plain_chunks
 from onggi.image.durable import delete_tree, staged_directory
 from onggi.image.erofs.writer import NotExpressible
 from onggi.image.layer_forms import Unpacked, UnpackedDirectory, UnpackedTar
 from onggi.image.layer_record import Form, LayerRecord, write_record
+from onggi.image.layer_rules import ParentAttributes
 from onggi.image.merged import MergedView
 from onggi.image.tar_reader import shown
 
@@ -65,11 +65,6 @@ class StagedLayer:
                 f"layer {self.diff_id} has the content of {found}",
                 hint="pull or load the image again",
             )
-
-    @property
-    def missing(self) -> frozenset[bytes]:
-        """Directories that the archive left out; b"" is the root."""
-        return frozenset(self._unpacked.missing)
 
     @property
     def _unpacked(self) -> Unpacked:
@@ -169,7 +164,9 @@ class _Below:
                     f"the layer has files in {shown(path)}, which is a symlink in a layer below"
                 )
             return None
-        return ParentAttributes(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        return ParentAttributes(
+            stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns
+        )
 
     def _status(self, path: bytes) -> os.stat_result | None:
         unknown = []

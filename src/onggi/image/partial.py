@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Self
 
 from onggi.errors import from_os_error
-from onggi.image.durable import sync_directory, try_lock, write_all
+from onggi.image.durable import try_lock, write_all
 from onggi.image.store import ContentStore
 
 KEPT_S = 24 * 3600.0
@@ -49,7 +49,9 @@ class PartialBlob:
         os.lseek(self.fd, 0, os.SEEK_SET)
 
     def publish(self) -> None:
-        """Make the content, which the caller has verified, the blob; durable on return.
+        """Make the content, which the caller has verified, the blob.
+
+        Its bytes are durable on return; its name is after `ContentStore.sync_names`.
 
         Raises: ResourceExhausted: the disk is full.
         """
@@ -57,7 +59,6 @@ class PartialBlob:
             os.fchmod(self.fd, 0o644)
             os.fsync(self.fd)
             os.rename(self._path, self._target)
-            sync_directory(os.path.dirname(self._target))
         except OSError as error:
             raise from_os_error(error, "committing a blob") from error
 

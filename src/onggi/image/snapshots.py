@@ -285,7 +285,7 @@ class Snapshotter:
             for path in (fresh.path, self._layer(record.chain_id)):
                 fds.append(os.open(os.path.join(path, DIRECTORY), flags))
                 stack.callback(os.close, fds[-1])
-            check_directory(record.chain_id, fds[0], fds[1], fresh.missing)
+            check_directory(record.chain_id, fds[0], fds[1])
 
     def _appear(self, staged: StagedLayer, chain_id: str) -> None:
         place = self._layer(chain_id)

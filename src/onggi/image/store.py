@@ -162,6 +162,13 @@ class ContentStore:
                 ingest.write(chunk)
             return ingest.commit()
 
+    def sync_names(self) -> None:
+        """Make the names of all blobs durable, for who has renamed several. Raises: EngineError."""
+        try:
+            sync_directory(self._blobs)
+        except OSError as error:
+            raise from_os_error(error, "committing blobs") from error
+
     def delete(self, digest: str) -> int:
         """Delete a blob; the bytes freed, 0 if there was none."""
         size = self.size_bytes(digest) or 0

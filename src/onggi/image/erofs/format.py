@@ -111,7 +111,9 @@ def chunk_format(bits: int) -> int:
 
 
 def pack_chunk(block: int) -> bytes:
-    """The index of a chunk in the tar."""
+    """The index of a chunk in the tar. Raises: NotExpressible: too far."""
+    if block >= MAX_BLOCKS:
+        raise NotExpressible("a tar of more than 2 TiB")
     return _CHUNK.pack(0, _TAR_DEVICE, block)
 
 

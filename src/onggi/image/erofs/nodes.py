@@ -13,7 +13,6 @@ from onggi.image.erofs.format import (
     CHUNKED,
     HOLE,
     INLINE,
-    MAX_BLOCKS,
     MAX_CHUNK_BITS,
     PLAIN,
     NotExpressible,
@@ -97,10 +96,9 @@ def file_leaf(entry: Entry, mode: int, xattrs: dict[str, bytes], data_offset: in
     if not size:
         return Leaf(packed(entry, mode, xattrs))
     bits = chunk_bits(size)
-    block = data_offset // BLOCK
-    if bits > MAX_CHUNK_BITS or block + (size // BLOCK) + 1 > MAX_BLOCKS:
-        raise NotExpressible("a tar of more than 2 TiB")
-    return _chunked(entry, mode, xattrs, size, bits, pack_chunk(block))
+    if bits > MAX_CHUNK_BITS:
+        raise NotExpressible("a file of more than 1 TiB")
+    return _chunked(entry, mode, xattrs, size, bits, pack_chunk(data_offset // BLOCK))
 
 
 def _chunked(
@@ -133,8 +131,6 @@ def _sparse_leaf(entry: Entry, mode: int, xattrs: dict[str, bytes], data_offset:
         for start in range(offset, offset + length, chunk):
             indexes[start // chunk] = pack_chunk(at + (start - offset) // BLOCK)
         at += length // BLOCK
-    if at + 1 > MAX_BLOCKS:
-        raise NotExpressible("a tar of more than 2 TiB")
     return _chunked(entry, mode, xattrs, size, bits, b"".join(indexes))
 
 
