@@ -26,7 +26,7 @@ def main() -> int:
     """Measure and write; returns the exit code."""
     arguments = _arguments()
     results: dict[str, object] = {}
-    with tempfile.TemporaryDirectory(prefix="onggi-bench-") as name, _hugetlb(Path(name)):
+    with tempfile.TemporaryDirectory(prefix="onggi-bench-") as name, hugetlb_lent(Path(name)):
         place = Path(name)
         rootfs, archive = _busybox(place)
         if not arguments.engines_only:
@@ -97,7 +97,7 @@ def _started(place: Path, archive: Path, only: str) -> Iterator[list[Engine]]:
 
 
 @contextlib.contextmanager
-def _hugetlb(place: Path) -> Iterator[None]:
+def hugetlb_lent(place: Path) -> Iterator[None]:
     """crun refuses a hybrid host as long as v2 has a controller: lend it hugetlb as v1."""
     controllers = Path("/sys/fs/cgroup/unified/cgroup.controllers")
     if not controllers.exists() or "hugetlb" not in controllers.read_text():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import report
-from bench.__main__ import OUT
+from bench.__main__ import OUT, hugetlb_lent
 from bench.image_material import Layout, Registry, debian_tar, disk_bytes, layouts
 from bench.peers import Docker, Engine, Onggi, Podman
 
@@ -69,7 +69,11 @@ def main() -> int:
     results: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory(prefix="onggi-bench-") as name:
         place = Path(name)
-        with _engines(place, arguments.only) as engines, _registries(place) as (source, target):
+        with (
+            hugetlb_lent(place),
+            _engines(place, arguments.only) as engines,
+            _registries(place) as (source, target),
+        ):
             made = layouts(_tar(place), place / "layouts")
             for title, layout in made.items():
                 image = source.fill(layout, layout.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -20,7 +21,15 @@ from pathlib import Path
 import pytest
 
 from image_tars import END, member, pax
-from onggi.errors import AlreadyExists, DataLoss, EngineError, InvalidArgument, NotFound, SpecError
+from onggi.errors import (
+    AlreadyExists,
+    DataLoss,
+    EngineError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    SpecError,
+)
 from onggi.image.layer_record import Form
 from onggi.image.merged import MergedView
 from onggi.image.snapshots import Snapshotter, StagedLayer, chain_ids
@@ -337,6 +346,24 @@ def test_missing_parent(snapshots: Snapshotter) -> None:
         apply(snapshots, NEXT, digest(b"none"))
 
 
+@pytest.mark.parametrize("where", ["os.fsync", "onggi.image.durable.os.write", "os.rename"])
+def test_a_full_disk_leaves_nothing(
+    snapshots: Snapshotter, root: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    first = apply(snapshots, BASE)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as context:
+        context.setattr(where, full)
+        with pytest.raises(ResourceExhausted):
+            apply(snapshots, NEXT, first)
+    assert snapshots.layers() == [first]
+    assert leftovers(root) == []
+    apply(snapshots, NEXT, first)
+
+
 def test_two_threads_unpack_the_same_layer(snapshots: Snapshotter, root: Path) -> None:
     answers: list[str] = []
     threads = [
@@ -464,7 +491,7 @@ KILLED_AT: list[tuple[Form, str]] = [
     ("erofs", "layer_forms.index_layer"),
     ("erofs", "layer_forms.hashlib.file_digest"),
 ]
-for each in ("read", "layer_stage.write_record", "snapshots.StagedLayer.move_to"):
+for each in ("read", "layer_stage.write_record", "layer_stage.StagedLayer.move_to"):
     KILLED_AT += [("overlay", each), ("erofs", each)]
 
 

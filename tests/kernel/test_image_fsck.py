@@ -311,6 +311,29 @@ def test_a_container_without_its_image_keeps_its_layers(store: Path) -> None:
     assert not images.snapshots.exists(chains[2])
 
 
+def test_killed_while_layers_go(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers go from the top, so what is left of a chain is a chain."""
+    images = opened(store)
+    count = len(images.snapshots.layers())
+    for left in range(count - 1, -1, -1):
+        remove_layer = images.snapshots.remove_layer
+
+        class Killed(BaseException):
+            pass
+
+        def remove_one(chain_id: str, remove_layer: Callable[[str], None] = remove_layer) -> None:
+            remove_layer(chain_id)
+            raise Killed
+
+        images.content.write_index(encode_document(Index(2, (), OCI_INDEX)))
+        with monkeypatch.context() as patch:
+            patch.setattr(images.snapshots, "remove_layer", remove_one)
+            with pytest.raises(Killed):
+                images.collect(in_use=())
+        assert len(images.snapshots.layers()) == left
+        assert {d.kind for d in check(images)} == {"unneeded"}
+
+
 def test_records_of_origins(store: Path) -> None:
     images = opened(store)
     digest = images.resolve("app:1").layers[0].digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -20,7 +21,7 @@ import pytest
 from image_tars import END, member, pax
 from kernel.keel_run import APPLETS, BUSYBOX, NEEDS_ROOT_AND_BUSYBOX, Outcome, Task, run
 from onggi.engine.volume_content import fill
-from onggi.errors import EngineError, Unsupported
+from onggi.errors import EngineError, SyscallError, Unsupported
 from onggi.image.archive import export
 from onggi.image.layer_mounts import LayerMounts
 from onggi.image.merged import MergedView
@@ -342,12 +343,31 @@ def test_what_erofs_cannot_express_becomes_a_directory(snapshots: Snapshotter) -
 
 
 def test_a_host_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onggi.image.snapshots.probe", lambda place: "EROFS: not here")
+    monkeypatch.setattr("onggi.image.layer_store.probe", lambda place: "EROFS: not here")
     chosen = Snapshotter(str(tmp_path / "a"))
     assert (chosen.form, chosen.form_reason) == ("overlay", "EROFS: not here")
     assert chosen.record(apply(chosen, SECOND)).form == "overlay"
     with pytest.raises(Unsupported, match="EROFS: not here"):
         apply(Snapshotter(str(tmp_path / "b"), "erofs"), SECOND)
+
+
+def test_layers_brought_to_a_host_that_cannot(
+    snapshots: Snapshotter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = apply(snapshots, SECOND)
+
+    def mount(*_: object) -> None:
+        raise SyscallError("fsopen", "'erofs'", errno.ENODEV)
+
+    monkeypatch.setattr("onggi.image.layer_mounts.mount_layer", mount)
+    with closing(Snapshotter(snapshots.root)) as moved, pytest.raises(SyscallError):
+        moved.lowers((chain,))
+    monkeypatch.setattr("onggi.image.layer_store.probe", lambda place: "EROFS: not here")
+    with closing(Snapshotter(snapshots.root)) as moved:
+        with pytest.raises(Unsupported, match="kept as erofs"):
+            moved.lowers((chain,))
+        moved.remove_layer(chain)
+        assert moved.record(apply(moved, SECOND)).form == "overlay"
 
 
 def test_damaged_metadata_is_an_error_not_a_layer(snapshots: Snapshotter) -> None:

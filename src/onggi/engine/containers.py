@@ -41,6 +41,7 @@ from onggi.engine.volumes import Volumes
 from onggi.errors import EngineError, FailedPrecondition, NotFound
 from onggi.image.images import Image
 from onggi.image.platforms import check_platform
+from onggi.image.prune import touch
 
 Item = Session | ExitStatus | tuple[Session, int]
 
@@ -106,6 +107,7 @@ class Containers:
         check_platform(image.short_name, image.platform, core.images.platform)
         if not all(map(core.images.snapshots.exists, image.chain_ids)):
             await asyncio.to_thread(core.images.unpack, image)
+        touch(core.images, image)
         return image
 
     async def run(self, request: RunRequest, _fds: list[int]) -> AsyncIterator[Item]:

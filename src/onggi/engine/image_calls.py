@@ -29,6 +29,7 @@ from onggi.engine.api.requests import (
 from onggi.engine.core import Core
 from onggi.engine.filters import Filters
 from onggi.engine.prepare import layers_of
+from onggi.engine.store_calls import settle
 from onggi.engine.watching import watch
 from onggi.errors import Conflict, EngineError, InvalidArgument
 from onggi.image import archive
@@ -36,6 +37,8 @@ from onggi.image.bootstrap import bootstrap_busybox, bootstrap_debian
 from onggi.image.changes import apply_changes
 from onggi.image.durable import write_all
 from onggi.image.images import Image, ImageStore
+from onggi.image.lineage import sizes
+from onggi.image.origins import Origins
 from onggi.image.progress import Report
 from onggi.image.reference import Reference
 from onggi.specs.image import ContainerConfig
@@ -62,14 +65,23 @@ class ImageCalls:
         return {
             "Id": image.id,
             "RepoTags": [familiar(name) for name in image.names],
-            "RepoDigests": [image.manifest_digest],
+            "RepoDigests": self._digests(image),
             "Created": image.created,
             "Architecture": config.architecture,
             "Os": config.os,
             "Size": image.size_bytes,
+            "UniqueSize": sizes(self._core.images, image).unique_bytes,
+            "SharedSize": sizes(self._core.images, image).shared_bytes,
             "Config": to_builtins(config.config) if config.config else {},
             "RootFS": {"Type": "layers", "Layers": list(config.rootfs.diff_ids or ())},
         }
+
+    def _digests(self, image: Image) -> list[str]:
+        """`repository@digest` for each place that is known to have it."""
+        origins = Origins(self._core.images.content.root).of(image.target.digest)
+        names = {*(Reference.parse(name).name for name in image.names), *origins}
+        shown = sorted(Reference.parse(name).familiar() for name in names)
+        return [f"{name}@{image.target.digest}" for name in shown]
 
     async def tag(self, request: TagRequest, _fds: list[int]) -> Nothing:
         """Give an image one more name."""
@@ -115,6 +127,7 @@ class ImageCalls:
 
         async for progress in watch(work, "loading", source):
             yield progress
+        self._core.background(settle(self._core, loaded))
         for image in loaded:
             self._core.events.publish("image", "load", image.id)
             yield _answer(image)

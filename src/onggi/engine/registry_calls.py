@@ -26,6 +26,7 @@ from onggi.engine.api.requests import (
     RegistriesRequest,
 )
 from onggi.engine.core import Core
+from onggi.engine.store_calls import settle
 from onggi.engine.watching import watch
 from onggi.errors import InvalidArgument, NotFound
 from onggi.image.images import Image, ImageStore
@@ -96,10 +97,11 @@ class RegistryCalls:
 
         async for progress in watch(work):
             yield progress
+        self._core.background(settle(self._core, [image for image, _, _ in pulled]))
         for image, status, name in pulled:
             self._core.events.publish("image", "pull", image.id, name=reference.familiar())
             # The one that was asked for first: it is what the caller is told.
-            ordered = sorted(image.names, key=lambda other, name=name: other != name)
+            ordered = sorted(image.names, key=name.__ne__)
             names = tuple(Reference.parse(other).familiar() for other in ordered)
             yield ImageAnswer(id=image.id, names=names, digest=image.target.digest, status=status)
 
@@ -234,6 +236,7 @@ def _pull(
             platform=_platform(request.platform),
             every_platform=request.every_platform,
             unpack=request.unpack,
+            verify=request.verify,
             report=report,
         )
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from onggi.engine.api.answers import FindingRow, Progress, PruneAnswer, UsageRow
 from onggi.engine.api.requests import FsckRequest, Nothing, PruneRequest
@@ -13,7 +13,9 @@ from onggi.engine.core import Core
 from onggi.engine.prune_filters import parse_prune_filters
 from onggi.engine.watching import watch
 from onggi.errors import EngineError
+from onggi.image.discard import discard
 from onggi.image.fsck import Damage, check
+from onggi.image.images import Image
 from onggi.image.progress import Report
 from onggi.image.prune import enforce_limit, prune
 from onggi.image.repair import repair
@@ -108,22 +110,27 @@ class StoreCalls:
             yield row
 
 
-async def keep_below_limit(core: Core) -> None:
-    """Remove what was unused longest until the store is within its limit. After content came in."""
-    limit_bytes = core.images.settings.store_limit_bytes
-    if not limit_bytes:
-        return
+async def settle(core: Core, arrived: Sequence[Image]) -> None:
+    """What the settings want after images came in: blobs dropped, the store within its limit."""
+    settings = core.images.settings
     try:
-        gone = await asyncio.to_thread(
-            enforce_limit,
-            core.images,
-            limit_bytes,
-            in_use=core.layers_in_use(),
-            users=core.images_in_use(),
-        )
+        if settings.discard_blobs:
+            for image in arrived:
+                await asyncio.to_thread(discard, core.images, image)
+        if settings.store_limit_bytes:
+            await _keep_below(core, settings.store_limit_bytes)
     except EngineError as error:
-        log.warning("keeping the store below its limit: %s", error)
-        return
+        log.warning("settling the image store: %s", error)
+
+
+async def _keep_below(core: Core, limit_bytes: int) -> None:
+    gone = await asyncio.to_thread(
+        enforce_limit,
+        core.images,
+        limit_bytes,
+        in_use=core.layers_in_use(),
+        users=core.images_in_use(),
+    )
     for name in gone.untagged:
         core.events.publish("image", "untag", "", name=name, reason="store limit")
 

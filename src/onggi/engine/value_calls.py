@@ -107,7 +107,7 @@ class ValueCalls:
             images.unpack(image)
             with MergedView(images.snapshots.lowers(image.chain_ids)) as view:
                 data = sbom(
-                    view, image.short_name, image.manifest_digest, image.created, request.form
+                    view, image.short_name, image.manifest_digest, image.created or "", request.form
                 )
             write_all(fds[0], data)
 

@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
+from onggi.errors import NotFound
 from onggi.image.discard import discarded_digests, forget_discarded, layers_of_discarded
 from onggi.image.documents import reachable
 from onggi.image.origins import Origins
@@ -56,7 +57,7 @@ def sweep(root: str, content: ContentStore, snapshots: Snapshotter, garbage: Gar
     Layers go first: a layer without its blobs is complete, and a blob can be needed to mend one.
     """
     origins = Origins(content.root)
-    for chain_id in garbage.layers:
+    for chain_id in _topmost_first(snapshots, garbage.layers):
         snapshots.remove_layer(chain_id)
     for digest in garbage.blobs:
         content.delete(digest)
@@ -70,6 +71,27 @@ def sweep(root: str, content: ContentStore, snapshots: Snapshotter, garbage: Gar
 def _with_parents(snapshots: Snapshotter, chains: Collection[str]) -> set[str]:
     kept: set[str] = set()
     for chain_id in chains:
-        if check_digest(chain_id) not in kept and snapshots.exists(chain_id):
-            kept.update(snapshots.ancestry(chain_id))
+        below: str | None = check_digest(chain_id)
+        while below is not None and below not in kept:
+            kept.add(below)
+            below = _parent(snapshots, below)
     return kept
+
+
+def _topmost_first(snapshots: Snapshotter, layers: Collection[str]) -> list[str]:
+    """So that who is killed between two deletions leaves no layer without those below it."""
+    parents = {chain_id: _parent(snapshots, chain_id) for chain_id in layers}
+    order: list[str] = []
+    while parents:
+        tops = sorted(set(parents).difference(parents.values()))
+        order += tops
+        for chain_id in tops:
+            del parents[chain_id]
+    return order
+
+
+def _parent(snapshots: Snapshotter, chain_id: str) -> str | None:
+    try:
+        return snapshots.record(chain_id).parent
+    except NotFound:
+        return None  # damaged, or removed meanwhile

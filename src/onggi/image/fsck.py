@@ -57,7 +57,7 @@ _MAX_ORIGINS_BYTES = 1 << 16
 class Damage(Struct, frozen=True):
     """One thing found. `what`: a digest, a chain id (`layer`) or a path below the store's root.
 
-    `images`: what people call the images that need it.
+    `images`: what people call the images that need it; a container can need a layer alone.
     """
 
     kind: Kind
@@ -67,8 +67,8 @@ class Damage(Struct, frozen=True):
 
     @property
     def harmless(self) -> bool:
-        """Whether every image is whole all the same."""
-        return self.kind in _HARMLESS
+        """Whether every image and container is whole all the same."""
+        return self.kind in _HARMLESS or (self.kind in {"blob", "layer"} and not self.images)
 
     def __str__(self) -> str:
         needed = f" (needed by {', '.join(self.images)})" if self.images else ""
@@ -94,7 +94,7 @@ def check(
         if free:
             unneeded = tuple(_unneeded(images, in_use))
     with images.lease():
-        examination = Examination(images, deep=deep, report=report)
+        examination = Examination(images, deep=deep, in_use=in_use, report=report)
         found = tuple(examination.run())
         leftovers = tuple(_leftovers(images))
     return (*found, *leftovers, *unneeded)
@@ -103,10 +103,18 @@ def check(
 class Examination:
     """One walk through a store; hold a lease."""
 
-    def __init__(self, images: ImageStore, *, deep: bool = True, report: Report = silent) -> None:
+    def __init__(
+        self,
+        images: ImageStore,
+        *,
+        deep: bool = True,
+        in_use: Collection[str] = (),
+        report: Report = silent,
+    ) -> None:
         self._images = images
         self._content = images.content
         self._deep = deep
+        self._in_use = in_use
         self._report = report
         self._damaged_blobs: set[str] = set()
         self.wanted: Wanted
@@ -115,7 +123,7 @@ class Examination:
         """Index first, since it says what is needed; blobs before the layers made of them."""
         with self._images.names_held():
             yield from self._names()
-            self.wanted = find_wanted(self._images)
+            self.find_wanted()
         for path, why in self.wanted.unreadable:
             yield Damage("index" if path == INDEX else "record", path, why)
         yield from self._blobs()
@@ -123,6 +131,13 @@ class Examination:
         yield from self._layers()
         yield from self._discarded()
         yield from self._origins()
+
+    def find_wanted(self) -> Wanted:
+        """What is needed, by containers too; the other methods go by it."""
+        self.wanted = find_wanted(self._images)
+        for chain_id in self._in_use:
+            self.wanted.layer_names.setdefault(chain_id, {"a container"})
+        return self.wanted
 
     def _names(self) -> Iterator[Damage]:
         if self._content.layout() != LAYOUT:

@@ -26,9 +26,9 @@ from onggi.errors import (
 )
 from onggi.image.collect import Garbage, mark, sweep
 from onggi.image.discard import ensure_blob, is_present
-from onggi.image.documents import read_config, read_document
+from onggi.image.documents import entry_name, read_config, read_document
 from onggi.image.durable import locked, locked_if_free
-from onggi.image.platforms import check_platform, host_platform, runs_on
+from onggi.image.platforms import check_platform, host_platform, ranked, with_cpu_level
 from onggi.image.reference import Reference
 from onggi.image.settings import DEFAULT_SETTINGS, ImageSettings
 from onggi.image.snapshots import Snapshotter, chain_ids, next_chain_id
@@ -105,7 +105,7 @@ class ImageStore:
         self.settings = settings
         self.defaults = settings.defaults
         self.content = ContentStore(os.path.join(root, "content"))
-        self.snapshots = Snapshotter(os.path.join(root, "snapshots"))
+        self.snapshots = Snapshotter(os.path.join(root, "snapshots"), settings.snapshotter)
         self._names_lock = os.path.join(root, "names.lock")
         self._lease_lock = os.path.join(root, "lease.lock")
         self._entries: tuple[tuple[int, int, int], tuple[Descriptor, ...]] | None = None
@@ -160,7 +160,7 @@ class ImageStore:
             # The digest says all there is to say: what came by digest alone has no name here.
             return next((e for e in entries if e.digest == reference.digest), None)
         wanted = reference.with_default_tag(self.defaults).canonical
-        return next((entry for entry in entries if _name_of(entry) == wanted), None)
+        return next((entry for entry in entries if entry_name(entry) == wanted), None)
 
     def _find_digest(self, text: str, entries: Sequence[Descriptor]) -> Descriptor | None:
         match = _PREFIX.fullmatch(text)
@@ -184,7 +184,7 @@ class ImageStore:
         names = tuple(
             name
             for entry in entries
-            if entry.digest == target.digest and (name := _name_of(entry)) is not None
+            if entry.digest == target.digest and (name := entry_name(entry)) is not None
         )
         known = self._parsed.get(target.digest)
         if known is None or self.content.size_bytes(known.manifest_digest) is None:
@@ -218,9 +218,11 @@ class ImageStore:
         if isinstance(document, Manifest):
             return target, document
         members = document.manifests
-        for member in members:
-            fits = member.platform is None or runs_on(member.platform, self.platform)
-            if fits and self.content.size_bytes(member.digest) is not None:
+        wanted = with_cpu_level(self.platform)
+        fitting = list(ranked(members, wanted))
+        # One for another machine is still an image: it can be pushed, saved and looked at.
+        for member in (*fitting, *members):
+            if self.content.size_bytes(member.digest) is not None:
                 found = read_document(self.content, member)
                 if isinstance(found, Manifest):
                     return member, found
@@ -268,12 +270,12 @@ class ImageStore:
         self.examine(bare, wanted)
         with locked(self._names_lock):
             before = self._fresh_entries()
-            kept = [e for e in before if _name_of(e) not in wanted]
+            kept = [e for e in before if entry_name(e) not in wanted]
             kept += [_named(bare, name) for name in wanted]
             if all(entry.digest != bare.digest for entry in kept):
                 kept.append(bare)
             if wanted:
-                kept = [e for e in kept if e.digest != bare.digest or _name_of(e)]
+                kept = [e for e in kept if e.digest != bare.digest or entry_name(e)]
             self._write_entries(_keep_nameless(before, kept))
         return self._image(bare, self._read_entries())
 
@@ -295,7 +297,7 @@ class ImageStore:
         full = self._full_name(name)
         with locked(self._names_lock):
             before = self._fresh_entries()
-            entries = [entry for entry in before if _name_of(entry) != full]
+            entries = [entry for entry in before if entry_name(entry) != full]
             if len(entries) == len(before):
                 raise NotFound(f"image {name!r} is not here", hint=_HINT)
             self._write_entries(_keep_nameless(before, entries))
@@ -310,7 +312,7 @@ class ImageStore:
             gone = [entry for entry in before if entry.digest in digests]
             if gone:
                 self._write_entries([entry for entry in before if entry not in gone])
-        return tuple(name for entry in gone if (name := _name_of(entry)))
+        return tuple(name for entry in gone if (name := entry_name(entry)))
 
     def remove(self, text: str, *, in_use: Collection[str], force: bool = False) -> Removed:
         """Take a name away, or the image with its last one; then delete what nothing needs.
@@ -327,9 +329,9 @@ class ImageStore:
             target = named or self._find_digest(text, before)
             if target is None:
                 raise NotFound(f"image {text[:200]!r} is not here", hint=_HINT)
-            names = [n for e in before if e.digest == target.digest and (n := _name_of(e))]
+            names = [n for e in before if e.digest == target.digest and (n := entry_name(e))]
             if named is not None and "@" not in text:
-                gone = [_name_of(named) or ""]
+                gone = [entry_name(named) or ""]
             elif len(names) > 1 and not force:
                 raise Conflict(
                     f"image {text} has several names: {', '.join(names)}",
@@ -341,7 +343,7 @@ class ImageStore:
                 [
                     e
                     for e in before
-                    if e.digest != target.digest or (_name_of(e) or "") in set(names) - set(gone)
+                    if e.digest != target.digest or (entry_name(e) or "") in set(names) - set(gone)
                 ]
             )
         collected = self.collect(in_use=in_use)
@@ -413,11 +415,6 @@ class ImageStore:
                 f"layer {layer.digest} cannot be unpacked: {error.message}",
                 hint=error.hint or "the image was made so: have it made anew",
             ) from None
-
-
-def _name_of(entry: Descriptor) -> str | None:
-    annotations = entry.annotations or {}
-    return annotations.get(CONTAINERD_NAME) or annotations.get(REF_NAME)
 
 
 def _named(target: Descriptor, name: str) -> Descriptor:

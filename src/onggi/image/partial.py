@@ -127,18 +127,6 @@ def sweep_partials(content: ContentStore, older_than_s: float = KEPT_S) -> int:
     return sum(_sweep(os.path.join(directory, name), older_than_s) for name in names)
 
 
-def partial_sizes(content: ContentStore) -> dict[str, int]:
-    """The partial files: digest → bytes there."""
-    found: dict[str, int] = {}
-    try:
-        with os.scandir(directory_of(content)) as entries:
-            for entry in entries:
-                found[f"sha256:{entry.name}"] = entry.stat(follow_symlinks=False).st_size
-    except FileNotFoundError:
-        return found
-    return found
-
-
 def directory_of(content: ContentStore) -> str:
     """Where the partial files are, or would be."""
     return os.path.join(content.root, "partial")

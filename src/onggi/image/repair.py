@@ -29,7 +29,6 @@ from onggi.image.partial import try_partial
 from onggi.image.progress import Report, short_digest, silent
 from onggi.image.recipes import own_recipes
 from onggi.image.store import ContentStore
-from onggi.image.wanted import find_wanted
 from onggi.specs.image import (
     MAX_MANIFEST_BYTES,
     OCI_INDEX,
@@ -44,6 +43,7 @@ from onggi.specs.image import (
 if TYPE_CHECKING:
     from onggi.image.images import ImageStore
 
+_MADE_AGAIN = "made again from the layer's tar"
 _NAMES: frozenset[Kind] = frozenset({"layout", "index"})
 
 
@@ -120,8 +120,8 @@ class _Mending:
     def __init__(self, images: ImageStore, in_use: Collection[str], deep: bool) -> None:
         self._images = images
         self._content = images.content
-        self._examination = Examination(images, deep=deep)
-        self._wanted = self._examination.wanted = find_wanted(images)
+        self._examination = Examination(images, deep=deep, in_use=in_use)
+        self._wanted = self._examination.find_wanted()
         self._in_use = {below for chain in in_use for below in self._wanted.below(chain)}
         self._actions: dict[Kind, Callable[[Damage], Repair]] = {
             "layout": self._layout,
@@ -181,14 +181,19 @@ class _Mending:
         digest = damage.what
         if not self._examination.blob_damage(digest):
             return Repair(damage, "it is whole by now")
-        _delete_path(self._content.path(digest))
+        path = self._content.path(digest)
+        if os.path.isdir(path) and not os.path.islink(path):
+            _delete_path(path)  # nothing can be renamed over it
+        if damage.images and self._made_by_us(digest):
+            return Repair(damage, _MADE_AGAIN)
+        _delete_path(path)
         if not damage.images:
             return Repair(damage, "deleted; no image needs it")
         return self._missing(damage, "deleted; ")
 
     def _missing(self, damage: Damage, before: str = "") -> Repair:
         if self._content.size_bytes(damage.what) is not None or self._made_again(damage.what):
-            return Repair(damage, "made again from the layer's tar")
+            return Repair(damage, _MADE_AGAIN)
         return self._incomplete(damage, f"{before}the image is incomplete")
 
     def _made_again(self, digest: str) -> bool:
@@ -197,6 +202,10 @@ class _Mending:
                 ensure_blob(self._images, digest)
                 return True
             forget_discarded(self._content, digest)
+        return self._made_by_us(digest)
+
+    def _made_by_us(self, digest: str) -> bool:
+        """Whether a blob is one that we had compressed; it then replaces what is there."""
         size_bytes = self._wanted.sizes.get(digest, -1)
         for chain_id, layer in self._wanted.layers.items():
             if layer.blob.digest != digest:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from onggi.errors import DataLoss, FailedPrecondition, NotFound, SpecError
-from onggi.image.durable import locked, replace_file, sweep_staging, try_lock
+from onggi.image.durable import locked, replace_file, sealed, sweep_staging, try_lock, unsealed
 from onggi.image.store import ContentStore
 from onggi.specs.image import (
     MAX_MANIFEST_BYTES,
@@ -115,11 +115,11 @@ class ServedRecord:
         except FileNotFoundError:
             return Served({})
         try:
-            return _DECODER.decode(data)
-        except msgspec.DecodeError as error:
+            return _DECODER.decode(unsealed(data) or b"")
+        except msgspec.DecodeError:
             raise DataLoss(
-                f"{self._path} is damaged: {error}",
-                hint="move it away; what was pushed by digest only is then forgotten",
+                f"{self._path} is damaged",
+                hint="onggi image fsck --repair; what was pushed by digest only is then forgotten",
             ) from None
 
     @contextlib.contextmanager
@@ -135,7 +135,7 @@ class ServedRecord:
             yield changed
             changed.touched_s = now_s()
             _forget_expired(served, changed.touched_s)
-            replace_file(self._path, msgspec.json.encode(served), self._staging)
+            replace_file(self._path, sealed(msgspec.json.encode(served)), self._staging)
 
 
 def _forget_expired(served: Served, at_s: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from onggi.errors import SyscallError
+from onggi.errors import SyscallError, from_os_error
 from onggi.image.overlay import OVERLAY_XATTRS
 from onggi.kernel.constants import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from onggi.kernel.descriptors import Descriptor
@@ -30,6 +30,31 @@ class Node(Struct, frozen=True):
     @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.status.st_mode)
+
+
+class Usage(Struct, frozen=True):
+    """What a tree takes on disk; a hard-linked inode counts once."""
+
+    size_bytes: int
+    inodes: int
+
+
+def measure(path: str) -> Usage:
+    """What the directory at `path` takes, as far as paths reach; it may be in use.
+
+    Raises: NotFound, EngineError.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise from_os_error(error, "measuring") from error
+    try:
+        blocks: dict[tuple[int, int], int] = {}
+        for node in walk(fd, live=True):
+            blocks[node.status.st_dev, node.status.st_ino] = node.status.st_blocks
+    finally:
+        os.close(fd)
+    return Usage(sum(blocks.values()) * 512, len(blocks))
 
 
 def open_beneath(root: int, path: bytes, flags: int) -> Descriptor:

@@ -202,13 +202,17 @@ class LoginRequest(Value, frozen=True):
 
 
 class PullRequest(Value, frozen=True):
-    """`platform`: os/architecture[/variant], empty: the host's. `credentials`: by registry."""
+    """`platform`: os/architecture[/variant], empty: the host's. `credentials`: by registry.
+
+    `verify`: content that is here is read again, and fetched again where it is damaged.
+    """
 
     reference: str
     platform: str = ""
     every_platform: bool = False
     all_tags: bool = False
     unpack: bool = True
+    verify: bool = False
     credentials: dict[str, Login] = {}
 
 

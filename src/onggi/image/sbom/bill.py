@@ -20,7 +20,7 @@ Form = Literal["spdx", "cyclonedx"]
 _DOCUMENTS = {"spdx": spdx.document, "cyclonedx": cyclonedx.document}
 
 
-def sbom(view: MergedView, image_name: str, digest: str, created: str, form: Form) -> bytes:
+def sbom(view: MergedView, image_name: str, digest: str, created: str | None, form: Form) -> bytes:
     """The document for an image: the same image and name give the same bytes.
 
     `digest`: of its manifest, which the document's identity comes from. `created`: the image's own
@@ -32,7 +32,7 @@ def sbom(view: MergedView, image_name: str, digest: str, created: str, form: For
     return msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
 
 
-def _seconds(moment: str) -> str:
+def _seconds(moment: str | None) -> str:
     """A moment as both forms want it: UTC, without fractions."""
     try:
         found = msgspec.convert(moment, datetime).replace(microsecond=0)

@@ -67,6 +67,8 @@ _CLASSIFIERS = {
     "The Unlicense (Unlicense)": "Unlicense",
     "Zope Public License": "ZPL-2.1",
 }
+_OPERATORS = frozenset(("and", "or"))
+_NO_NAMES = frozenset(("and", "or", "with", "(", ")"))
 _TOKEN = re.compile(r"\s*([()]|[^\s()]+)")
 _REFERENCE = re.compile(r"LicenseRef-[A-Za-z0-9.-]+", re.ASCII)
 _NOT_IN_REFERENCE = re.compile(r"[^A-Za-z0-9.-]+", re.ASCII)
@@ -129,33 +131,31 @@ def _parse(text: str) -> Licence | None:
     words: list[str] = []
     names: dict[str, str] = {}
     depth, operand = 0, True
-    tokens = [match[1] for match in _TOKEN.finditer(text)]
-    at = 0
-    while at < len(tokens):
-        token = tokens[at]
-        lower = token.lower()
-        at += 1
-        if token == "(" and operand and depth < MAX_DEPTH:  # noqa: S105 - not a password
+    pending = [match[1] for match in reversed(list(_TOKEN.finditer(text)))]
+    while pending:
+        word = pending.pop()
+        lower = word.lower()
+        if word == "(" and operand and depth < MAX_DEPTH:
             depth += 1
-        elif token == ")" and not operand and depth:  # noqa: S105
+        elif word == ")" and not operand and depth:
             depth -= 1
-        elif lower in ("and", "or") and not operand:
-            token, operand = token.upper(), True
-        elif lower == "with" and not operand and at < len(tokens):
-            if tokens[at].lower() not in _EXCEPTIONS or words[-1] == ")":
+        elif lower in _OPERATORS and not operand:
+            word, operand = word.upper(), True
+        elif lower == "with" and not operand and pending and words[-1] != ")":
+            exception = _EXCEPTIONS.get(pending.pop().lower())
+            if exception is None:
                 return None
-            token = f"WITH {_EXCEPTIONS[tokens[at].lower()]}"
-            at += 1
-        elif operand and token not in "()" and lower not in ("and", "or", "with"):
-            known = _known(token)
+            word = f"WITH {exception}"
+        elif operand and lower not in _NO_NAMES:
+            known = _known(word)
             if known is None:
-                reference = _reference(token)
+                reference = _reference(word)
                 names |= dict(reference.names)
                 known = reference.expression
-            token, operand = known, False
+            word, operand = known, False
         else:
             return None
-        words.append(token)
+        words.append(word)
     if operand or depth:
         return None
     return Licence(" ".join(words).replace("( ", "(").replace(" )", ")"), tuple(names.items()))

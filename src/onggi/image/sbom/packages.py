@@ -15,7 +15,7 @@ MAX_RELEASE_BYTES = 64 * 1024
 
 
 def inventory(view: MergedView) -> Inventory:
-    """Everything that package managers have recorded. Never fails because of what an image holds."""
+    """All that package managers have recorded. Nothing that an image holds makes it fail."""
     files = Files(view)
     release = _release(files)
     found = chain(debian_packages(files), alpine_packages(files), python_packages(files))

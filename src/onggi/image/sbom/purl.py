@@ -1,6 +1,6 @@
 """Package URLs: one name for a package that every tool understands.
 
-Source: https://github.com/package-url/purl-spec (PURL-SPECIFICATION.rst, types deb, apk, pypi, oci).
+Source: https://github.com/package-url/purl-spec (types deb, apk, pypi, oci).
 """
 
 from __future__ import annotations

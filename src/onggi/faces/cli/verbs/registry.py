@@ -50,6 +50,7 @@ def _pull(context: Context, parsed: Parsed) -> int:
             "every_platform": parsed.on("all-platforms"),
             "all_tags": parsed.on("all-tags"),
             "unpack": not parsed.on("no-unpack"),
+            "verify": True,
             "credentials": keyring.requests(registries_of(context, reference)),
         }
         with context.client.open("images.pull", request) as call:
