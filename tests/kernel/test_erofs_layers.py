@@ -71,6 +71,20 @@ def test_every_kind_of_file_is_as_if_unpacked(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("size", [1, 511, 513, 4095, 4097, 70_001])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_the_last_block_of_the_tar_may_be_partial(size: int, padding: int, tmp_path: Path) -> None:
+    content = bytes(1 + at % 255 for at in range(size))
+    archive = member(b"first", data=b"1") + member(b"last", data=content)
+    archive = archive[: len(archive) - (-size % 512) + padding]
+    with mounted(archive, tmp_path) as root:
+        assert Path(os.fsdecode(root + b"/last")).read_bytes() == content
+        with open(root + b"/last", "rb") as file, mmap.mmap(file.fileno(), 0, prot=1) as view:
+            assert view[:] == content
+    (tmp_path / "again").mkdir()
+    both_alike(archive, tmp_path / "again")
+
+
 @pytest.mark.parametrize("length", [1, 63, 64, 446, 447, 448, 449, 512, 513, 4094, 4095])
 def test_symlinks_of_every_length(length: int, tmp_path: Path) -> None:
     target = (b"0123456789" * 410)[:length]

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import threading
@@ -20,6 +21,8 @@ import pytest
 
 from image_tars import END, member, pax
 from kernel.keel_run import APPLETS, BUSYBOX, NEEDS_ROOT_AND_BUSYBOX, Outcome, Task, run
+from onggi.engine.prepare import find_image_user
+from onggi.engine.system import storage
 from onggi.engine.volume_content import fill
 from onggi.errors import EngineError, SyscallError, Unsupported
 from onggi.image.archive import export
@@ -144,6 +147,7 @@ def two_layers(room: Room) -> tuple[str, str]:
 
 def test_a_container_sees_and_changes_its_layers(room: Room) -> None:
     chain = two_layers(room)
+    assert storage(room.snapshots) == "overlay over erofs"
     assert {room.snapshots.record(layer).form for layer in chain} == {"erofs"}
     script = """
         set -e
@@ -191,13 +195,16 @@ def test_containers_share_one_superblock(room: Room) -> None:
 
 def test_a_container_outlives_the_mount_it_was_started_from(room: Room) -> None:
     chain = (apply(room.snapshots, room.base + END),)
-    made = room.plan(room.snapshots.prepare("c1", chain), "c1", "cat; md5sum < /bin/busybox")
-    made = msgspec.structs.replace(made)
+    script = "trap 'md5sum < /bin/busybox; exit' USR1; echo up; while :; do sleep 0.02; done"
+    made = room.plan(room.snapshots.prepare("c1", chain), "c1", script)
     with Task(room.keel, made) as task:
-        task.until_started()
+        started = task.until_started()
+        task.until(lambda: "up" in task.outcome.out)
+        room.snapshots.remove_layer(chain[0])
         room.snapshots.close()
+        os.kill(started.pid, signal.SIGUSR1)
         out = task.finish().succeed()
-    assert out.split()[0] == hashlib.md5(BUSYBOX.read_bytes()).hexdigest()
+    assert out.split()[1] == hashlib.md5(BUSYBOX.read_bytes()).hexdigest()
 
 
 def test_layers_of_both_forms_and_the_plan_in_words(room: Room) -> None:
@@ -318,6 +325,17 @@ def test_a_forked_child_has_its_own(snapshots: Snapshotter) -> None:
     assert Path(path, "etc/new").read_text() == "new\n"
 
 
+def test_users_are_remembered_by_layers_not_by_paths(snapshots: Snapshotter) -> None:
+    """A path through /proc is another layer's once its descriptor is closed."""
+    for uid in (5, 6):
+        passwd = b"me:x:%d:1::/:/bin/sh\n" % uid
+        layer = member(b"etc/", b"5") + member(b"etc/passwd", data=passwd) + END
+        chain = (apply(snapshots, layer),)
+        user, _ = find_image_user(snapshots, "me", chain, ())
+        assert user.uid == uid
+        snapshots.remove_layer(chain[0])
+
+
 # What a form cannot do.
 
 
@@ -347,6 +365,7 @@ def test_a_host_that_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     chosen = Snapshotter(str(tmp_path / "a"))
     assert (chosen.form, chosen.form_reason) == ("overlay", "EROFS: not here")
     assert chosen.record(apply(chosen, SECOND)).form == "overlay"
+    assert storage(chosen) == "overlay over directories (EROFS: not here)"
     with pytest.raises(Unsupported, match="EROFS: not here"):
         apply(Snapshotter(str(tmp_path / "b"), "erofs"), SECOND)
 

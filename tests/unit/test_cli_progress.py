@@ -132,7 +132,7 @@ def test_several_things_have_a_line_each_and_a_sum(clock: Clock) -> None:
     bar.show("looking", 0, 0)
     bar.show("downloading", 0, 4_000_000, "aaaaaaaaaaaa")
     bar.show("downloading", 0, 6_000_000, "bbbbbbbbbbbb")
-    bar.show("exists", 0, 0, "cccccccccccc")
+    bar.show("already here", 0, 0, "cccccccccccc")
     for step in range(1, 5):
         clock.now_s += 0.5
         bar.show("downloading", step * 1_000_000, 4_000_000, "aaaaaaaaaaaa")
@@ -144,7 +144,7 @@ def test_several_things_have_a_line_each_and_a_sum(clock: Clock) -> None:
         "looking",
         "aaaaaaaaaaaa  unpacking",
         f"bbbbbbbbbbbb  downloading       {'█' * 8}{'░' * 16}  2MB/6MB",
-        "cccccccccccc  exists",
+        "cccccccccccc  already here",
         "in all  1/3  downloading 6MB of 10MB  2.4MB/s  2s left",
     ]
     bar.show("done", 0, 0, "aaaaaaaaaaaa")
@@ -153,7 +153,7 @@ def test_several_things_have_a_line_each_and_a_sum(clock: Clock) -> None:
     assert screen.shown[2:] == [
         "aaaaaaaaaaaa  done",
         f"bbbbbbbbbbbb  downloading       {'█' * 24}  6MB/6MB",
-        "cccccccccccc  exists",
+        "cccccccccccc  already here",
         "in all  3/3  downloading 10MB of 10MB",
         "",
     ]
@@ -166,6 +166,16 @@ def test_what_was_there_before_is_no_speed(clock: Clock) -> None:
     clock.now_s += 1
     bar.show("downloading", 910_000_000, 1_000_000_000, "a")
     assert screen.shown[-1] == "in all  0/1  downloading 910MB of 1GB  10MB/s  10s left"
+
+
+def test_ends_are_not_summed_up(clock: Clock) -> None:
+    screen = Screen()
+    bar = ProgressBar(screen)
+    bar.show("copying", 3_000_000, 3_000_000, "a")
+    bar.show("done", 3_000_000, 3_000_000, "a")
+    clock.now_s += 1
+    bar.show("already there", 9_000_000, 9_000_000, "b")
+    assert screen.shown[-1] == "in all  2/2  copying 3MB of 3MB"
 
 
 def test_silence_is_shown_as_such(clock: Clock) -> None:

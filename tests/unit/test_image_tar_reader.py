@@ -76,6 +76,19 @@ def test_an_archive_may_end_without_a_mark() -> None:
     assert entries(END + bytes(9216)) == []
 
 
+@pytest.mark.parametrize("padding", [0, 1, 87, 423, 424])
+def test_the_last_member_may_lack_padding(padding: int) -> None:
+    """umoci writes such archives, and Go's reader takes them."""
+    archive = member(b"a", data=b"a") + member(b"b", data=b"x" * 600)[: 512 + 600 + padding]
+    assert [(entry.name, data) for entry, data in read(archive)] == [
+        (b"a", b"a"),
+        (b"b", b"x" * 600),
+    ]
+    assert [entry.name for entry in entries(archive)] == [b"a", b"b"]
+    whole = list(TarReader(iter([archive])))
+    assert [entry.name for entry in whole] == [b"a", b"b"]
+
+
 def test_the_stream_is_read_to_its_end() -> None:
     chunks = pieces(member(b"a") + END + bytes(9216) + b"trailing")
     list(TarReader(chunks))
@@ -140,7 +153,9 @@ HOSTILE = {
     "wrong checksum": b"x" + member(b"bad")[1:],
     "cut in a header": member(b"bad")[:300],
     "cut in data": member(b"bad", data=b"x" * 600)[:700],
-    "cut in padding": member(b"bad", data=b"x" * 600)[:1200],
+    "cut at the data's last byte": member(b"bad", data=b"x" * 600)[: 512 + 599],
+    "cut in a PAX header's padding": pax((b"path", b"bad"))[:600],
+    "goes on where padding is due": member(b"bad", data=b"x" * 600)[: 512 + 600] + member(b"b"),
     "cut behind an extended header": pax((b"path", b"bad")),
     "end mark behind an extended header": pax((b"path", b"bad")) + END,
     "goes on behind one zero block": bytes(512) + member(b"bad"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,3 +246,26 @@ def test_fields_are_one_printable_line() -> None:
     assert clean(" a\n\tb\x1b[2J\u202e c ") == "a b\ufffd[2J\ufffd c"
     assert len(clean("x" * 10**6)) == 1024
     assert clean("\udcff") == "\ufffd"
+
+
+@pytest.mark.parametrize("found", [HOSTILE, Inventory(())], ids=["hostile", "empty"])
+def test_cyclonedx_by_its_schema(found: Inventory) -> None:
+    validation = pytest.importorskip(
+        "cyclonedx.validation.json", reason="needs cyclonedx-python-lib[json-validation]"
+    )
+    schema = pytest.importorskip("cyclonedx.schema")
+    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_5)
+    document = cyclonedx.document(found, "a b/é:1", DIGEST, "2024-01-02T03:04:05Z", UNIQUE)
+    assert validator.validate_str(json.dumps(document)) is None
+
+
+@pytest.mark.parametrize("found", [HOSTILE, Inventory(())], ids=["hostile", "empty"])
+def test_spdx_by_its_own_tools(found: Inventory, tmp_path: Path) -> None:
+    parser = pytest.importorskip(
+        "spdx_tools.spdx.parser.json.json_parser", reason="needs spdx-tools"
+    )
+    validation = pytest.importorskip("spdx_tools.spdx.validation.document_validator")
+    path = tmp_path / "x.spdx.json"
+    document = spdx.document(found, "a b/é:1", DIGEST, "2024-01-02T03:04:05Z", UNIQUE)
+    path.write_text(json.dumps(document))
+    assert validation.validate_full_spdx_document(parser.parse_from_file(str(path))) == []

@@ -33,7 +33,6 @@ from onggi.engine.store_calls import settle
 from onggi.engine.watching import watch
 from onggi.errors import Conflict, EngineError, InvalidArgument
 from onggi.image import archive
-from onggi.image.bootstrap import bootstrap_busybox, bootstrap_debian
 from onggi.image.changes import apply_changes
 from onggi.image.durable import write_all
 from onggi.image.images import Image, ImageStore
@@ -201,6 +200,11 @@ class ImageCalls:
 
 def _bootstrap(images: ImageStore, request: BootstrapRequest, report: Report) -> Image:
     """Make the base image that is asked for. Without a suite it is `latest` as well."""
+    from onggi.image.bootstrap import (  # noqa: PLC0415 - it knows HTTP, which costs 10 ms
+        bootstrap_busybox,
+        bootstrap_debian,
+    )
+
     base, _, suite = request.base.partition(":")
     if base == "busybox" and not suite:
         return bootstrap_busybox(images, request.reference or "busybox:latest", progress=report)

@@ -29,6 +29,7 @@ from onggi.engine.core import Core
 from onggi.engine.store_calls import settle
 from onggi.engine.watching import watch
 from onggi.errors import InvalidArgument, NotFound
+from onggi.image.discard import discard
 from onggi.image.images import Image, ImageStore
 from onggi.image.progress import Report
 from onggi.image.reference import Reference
@@ -87,6 +88,7 @@ class RegistryCalls:
             raise InvalidArgument("a tag cannot be given together with --all-tags")
         keychain = keychain_of(request.credentials)
         pulled: list[tuple[Image, str, str]] = []
+        kept: dict[str, tuple[tuple[str, str], ...]] = {}
 
         def work(report: Report) -> None:
             for one in _wanted(images, reference, request.all_tags, keychain):
@@ -94,6 +96,9 @@ class RegistryCalls:
                 image = _pull(images, one, request, keychain, report)
                 status = "current" if before == image.target.digest else "new"
                 pulled.append((image, status, one.canonical))
+                if request.discard_blobs:
+                    outcome = discard(images, image)
+                    kept[image.id] = tuple((digest, why) for digest, why in outcome if why)
 
         async for progress in watch(work):
             yield progress
@@ -103,7 +108,13 @@ class RegistryCalls:
             # The one that was asked for first: it is what the caller is told.
             ordered = sorted(image.names, key=name.__ne__)
             names = tuple(Reference.parse(other).familiar() for other in ordered)
-            yield ImageAnswer(id=image.id, names=names, digest=image.target.digest, status=status)
+            yield ImageAnswer(
+                id=image.id,
+                names=names,
+                digest=image.target.digest,
+                status=status,
+                kept=kept.get(image.id, ()),
+            )
 
     async def push(
         self, request: PushRequest, _fds: list[int]

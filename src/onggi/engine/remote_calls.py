@@ -83,6 +83,8 @@ class RemoteCalls:
             raise InvalidArgument("the request does not carry the file")
 
         def act(repository: Repository, reference: Reference) -> PushAnswer:
+            from onggi.image.transports.registry import put_manifest  # noqa: PLC0415
+
             data = _read_all(fds[0])
             layer = Descriptor(request.media_type, digest_of(data), len(data))
             title = {"org.opencontainers.image.title": request.name} if request.name else None
@@ -100,7 +102,9 @@ class RemoteCalls:
                     repository.upload(descriptor, _Bytes(content))
             document = encode_document(manifest)
             digest = digest_of(document)
-            repository.put_manifest(digest, document, OCI_MANIFEST)
+            put_manifest(
+                repository, digest, Descriptor(OCI_MANIFEST, digest, len(document)), document
+            )
             return PushAnswer(
                 reference=f"{reference.name}@{digest}", digest=digest, size_bytes=len(data)
             )

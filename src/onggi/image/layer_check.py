@@ -16,6 +16,8 @@ from onggi.image.tar_reader import shown
 from onggi.image.trees import Node, open_beneath, walk
 
 _CHUNK_BYTES = 1 << 18
+#: What a layer sets; a host's security module adds labels of its own.
+_COMPARED_XATTRS = ("user.", "trusted.", "security.capability", "system.posix_acl_")
 
 
 def check_files(place: str, record: LayerRecord) -> None:
@@ -86,8 +88,11 @@ def _facts(node: Node, inodes: _Inodes) -> tuple[object, ...]:
 
 def _xattrs(root: int, path: bytes) -> dict[str, bytes]:
     where = f"/proc/self/fd/{root}".encode() + (b"/" + path if path else b"")
-    names = os.listxattr(where, follow_symlinks=not path)
-    return {name: os.getxattr(where, name, follow_symlinks=not path) for name in names}
+    return {
+        name: os.getxattr(where, name, follow_symlinks=not path)
+        for name in os.listxattr(where, follow_symlinks=not path)
+        if name.startswith(_COMPARED_XATTRS)
+    }
 
 
 def _same_content(node: Node, wanted: int, found: int) -> bool:

@@ -1,4 +1,4 @@
-"""From what a person types to a whole reference: aliases, then the policy for names without registry.
+"""From what a person types to a whole reference: aliases, then the policy for short names.
 
 Source: containers-registries.conf(5), "SHORT-NAME ALIASING".
 """

@@ -36,7 +36,7 @@ class Rootfs(Struct, frozen=True):
 
 
 class Snapshotter(LayerStore):
-    """Layers and uppers in `root`; `tests/contract/test_snapshotter.py` says the contract in code."""
+    """Layers and uppers in `root`; the contract in code is `tests/contract/test_snapshotter.py`."""
 
     def __init__(
         self,

@@ -114,12 +114,18 @@ class ByteStream:
             self._at += step
             size -= step
 
-    def skip(self, size: int) -> None:
-        """Read past exactly `size` bytes. Raises: InvalidArgument (cut short)."""
+    def skip(self, size: int, padding: int = 0) -> None:
+        """Read past `size` bytes and `padding` more, which a stream that ends may lack.
+
+        Raises: InvalidArgument (cut short).
+        """
+        size += padding
         while size > len(self._data) - self._at:
             size -= len(self._data) - self._at
             self._at = len(self._data)
             if self._next_chunk() is None:
+                if size <= padding:
+                    return
                 raise InvalidArgument("the archive is cut short")
         self._at += size
 
@@ -208,7 +214,8 @@ class TarReader:
 
     def _skip_rest(self) -> None:
         if self._unread or self._padding:
-            self._stream.skip(self._unread + self._padding)
+            # Some writers leave the last member's padding out, and Go's reader does not miss it.
+            self._stream.skip(self._unread, self._padding)
             self._unread = self._padding = 0
 
     def _take_meta(self, fields: tuple[bytes, ...], maximum_bytes: int) -> bytes:

@@ -113,12 +113,16 @@ class Progress(Value, frozen=True):
 
 
 class ImageAnswer(Value, frozen=True):
-    """`digest`: of the manifest or index. `status`: what a pull has done, `new` or `current`."""
+    """`digest`: of the manifest or index. `status`: what a pull has done, `new` or `current`.
+
+    `kept`: compressed layers that could not be dropped, and why.
+    """
 
     id: str
     names: tuple[str, ...] = ()
     digest: str = ""
     status: str = ""
+    kept: tuple[tuple[str, str], ...] = ()
 
 
 class PushAnswer(Value, frozen=True):

@@ -205,6 +205,7 @@ class PullRequest(Value, frozen=True):
     """`platform`: os/architecture[/variant], empty: the host's. `credentials`: by registry.
 
     `verify`: content that is here is read again, and fetched again where it is damaged.
+    `discard_blobs`: compressed layers are dropped where they can be made again.
     """
 
     reference: str
@@ -213,6 +214,7 @@ class PullRequest(Value, frozen=True):
     all_tags: bool = False
     unpack: bool = True
     verify: bool = False
+    discard_blobs: bool = False
     credentials: dict[str, Login] = {}
 
 

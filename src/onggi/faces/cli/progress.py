@@ -28,7 +28,7 @@ _IDLE_MS = 1000.0
 _RATE_S = 3.0
 _ITEM_WIDTH = 12
 #: Stages after which an item has no other.
-ENDS = frozenset(("done", "ready", "exists", "already there", "unpacked", "uploaded", "mounted"))
+ENDS = frozenset(("done", "already here", "already there"))
 _STAGE_WIDTH = 16
 
 
@@ -182,7 +182,7 @@ class ProgressBar:
         stages: dict[str, list[int]] = {}
         for item in self._items.values():
             for stage, (done, total) in item.counts.items():
-                if total:
+                if total and stage not in ENDS:
                     sums = stages.setdefault(stage, [0, 0])
                     sums[0] += min(done, total)
                     sums[1] += total

@@ -17,7 +17,7 @@ STATUS = "/var/lib/dpkg/status"
 #: A file for each package: images that were made without dpkg.
 STATUS_DIRECTORY = "/var/lib/dpkg/status.d"
 MAX_STATUS_BYTES = 64 * 1024 * 1024
-MAX_COPYRIGHT_BYTES = 1024 * 1024
+MAX_COPYRIGHT_BYTES = 4 * 1024 * 1024
 
 _FIELDS = frozenset(
     "package version architecture status source maintainer section homepage".split()

@@ -7,7 +7,7 @@ import contextlib
 from onggi.errors import DataLoss, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from onggi.image.origins import Origins
 from onggi.image.reference import Reference
-from onggi.image.registry.client import RegistryClient
+from onggi.image.registry.client import RegistryClient, Repository
 from onggi.image.registry.credentials import Keychain
 from onggi.image.registry.hosts import endpoints
 from onggi.image.registry.referrers import referrers_tag
@@ -119,7 +119,7 @@ class RegistrySink:
         self._record(descriptor)
 
     def put_document(self, descriptor: Descriptor, data: bytes) -> None:
-        self._put_manifest(descriptor.digest, descriptor, data)
+        put_manifest(self._repository, descriptor.digest, descriptor, data)
 
     def finish(self, root: Descriptor, data: bytes) -> None:
         """Raises: InvalidArgument: the name has the digest of something else."""
@@ -128,7 +128,7 @@ class RegistrySink:
                 f"{self.name} names a digest, and what is copied is {root.digest}",
                 hint="copy to a tag, or copy every platform to keep an index as it is",
             )
-        self._put_manifest(self._reference.tag or root.digest, root, data)
+        put_manifest(self._repository, self._reference.tag or root.digest, root, data)
 
     def close(self) -> None:
         self._client.close()
@@ -151,26 +151,36 @@ class RegistrySink:
         if self._origins is not None:
             self._origins.record(descriptor.digest, self._reference.name)
 
-    def _put_manifest(self, reference: str, descriptor: Descriptor, data: bytes) -> None:
-        noted = self._repository.put_manifest(reference, data, descriptor.media_type)
-        document = parse_manifest(data, descriptor.media_type)
-        if isinstance(document, Manifest) and document.subject is not None and not noted:
-            self._refer(document.subject, descriptor, document)
 
-    def _refer(self, subject: Descriptor, descriptor: Descriptor, manifest: Manifest) -> None:
-        """Keep the referrers tag (distribution-spec spec.md#referrers-tag-schema)."""
-        listed = self._repository.referrers(subject.digest).manifests
-        if any(entry.digest == descriptor.digest for entry in listed):
-            return
-        entry = Descriptor(
-            descriptor.media_type,
-            descriptor.digest,
-            descriptor.size,
-            annotations=manifest.annotations,
-            artifact_type=manifest.artifact_type or manifest.config.media_type,
-        )
-        index = encode_document(Index(2, (*listed, entry), OCI_INDEX))
-        self._repository.put_manifest(referrers_tag(subject.digest), index, OCI_INDEX)
+def put_manifest(
+    repository: Repository, reference: str, descriptor: Descriptor, data: bytes
+) -> None:
+    """Store a document under a tag or its digest, and list it as a referrer of its subject.
+
+    Source: distribution-spec spec.md#pushing-manifests-with-subject.
+    """
+    noted = repository.put_manifest(reference, data, descriptor.media_type)
+    document = parse_manifest(data, descriptor.media_type)
+    if isinstance(document, Manifest) and document.subject is not None and not noted:
+        _refer(repository, document.subject, descriptor, document)
+
+
+def _refer(
+    repository: Repository, subject: Descriptor, descriptor: Descriptor, manifest: Manifest
+) -> None:
+    """Keep the referrers tag (distribution-spec spec.md#referrers-tag-schema)."""
+    listed = repository.referrers(subject.digest).manifests
+    if any(entry.digest == descriptor.digest for entry in listed):
+        return
+    entry = Descriptor(
+        descriptor.media_type,
+        descriptor.digest,
+        descriptor.size,
+        annotations=manifest.annotations,
+        artifact_type=manifest.artifact_type or manifest.config.media_type,
+    )
+    index = encode_document(Index(2, (*listed, entry), OCI_INDEX))
+    repository.put_manifest(referrers_tag(subject.digest), index, OCI_INDEX)
 
 
 def _tag_or_digest(reference: Reference) -> str:

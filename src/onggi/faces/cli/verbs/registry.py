@@ -51,10 +51,13 @@ def _pull(context: Context, parsed: Parsed) -> int:
             "all_tags": parsed.on("all-tags"),
             "unpack": not parsed.on("no-unpack"),
             "verify": True,
+            "discard_blobs": parsed.on("discard-blobs"),
             "credentials": keyring.requests(registries_of(context, reference)),
         }
         with context.client.open("images.pull", request) as call:
             answers = follow(call, context.err, quiet=quiet)
+        for digest, why in (kept for answer in answers for kept in answer.get("kept", ())):
+            context.warn((f"layer {digest[7:19]} stays compressed as well: {why}",))
         return "\n".join(line for answer in answers for line in _pulled(answer, quiet))
 
     _refuse_both(parsed, "platform", "all-platforms")
@@ -220,6 +223,7 @@ VERBS = {
             Option("--platform", "linux/arm64, linux/arm/v7: not this host's", value="PLATFORM",
                    complete="linux/amd64 linux/arm64 linux/arm/v7 linux/386 linux/riscv64"),
             _ALL_PLATFORMS,
+            Option("--discard-blobs", "drop compressed layers that can be made again for a push"),
             Option("--no-unpack", "fetch the content only; the first run unpacks it"),
             _QUIET,
         ),
