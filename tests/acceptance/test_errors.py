@@ -215,7 +215,7 @@ def test_a_root_file_system_that_is_no_tar(onggi: Onggi) -> None:
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [
-    (("run", "--pull", "never", "nosuch", "true"), 125, "image 'nosuch' is not here — make one"),
+    (("run", "--pull", "never", "nosuch", "true"), 125, "image 'nosuch' is not here — bring it"),
     (("run", "UPPER/Case", "x"), 125, "repository names are lower case"),
     (("run", "busybox:a b", "x"), 125, "'a b' is not a tag"),
     (("run", "busybox@sha256:12", "x"), 125, "busybox@sha256:12"),

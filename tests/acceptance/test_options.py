@@ -350,7 +350,7 @@ def test_the_id_goes_to_a_file(onggi: Onggi, tmp_path: Path) -> None:
         assert file.read_text() == container
         assert "File exists" in refused(onggi, "--cidfile", str(file), "busybox", "true")
     other = tmp_path / "other"
-    refused(onggi, "--cidfile", str(other), "no-such-image")
+    refused(onggi, "--cidfile", str(other), "--pull", "never", "no-such-image")
     assert not other.exists()
 
 

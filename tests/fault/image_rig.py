@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -22,6 +23,9 @@ from acceptance.rig import Onggi, busybox_tar, left_behind, parent_cgroups, unti
 from image_health import open_store
 from onggi.image.fsck import Damage, check
 from onggi.image.images import ImageStore
+from onggi.image.pull import pull
+from onggi.image.reference import Reference
+from onggi.image.transports.registry import registry_source
 from onggi.specs.image import Descriptor
 from registry_double import Call, Double
 from source_double import SourceDouble, layer_tar
@@ -47,15 +51,18 @@ def need_form(form: str, place: Path) -> None:
 class Shelf:
     """Images by tag, in memory; the lowest layer of all is busybox, so that they run."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, level: int = 1) -> None:
         self.source = SourceDouble()
+        self._level = level
         self.tags: dict[str, Descriptor] = {}
         self._busybox = busybox_tar(place)
 
     def add(self, tag: str, *files: str, size_bytes: int = 300_000) -> Descriptor:
         """An image with a layer for each file; layers of the same file are shared."""
         tars = [self._busybox, *(layer_tar(name, size_bytes) for name in files)]
-        self.tags[tag] = self.source.image(tars)
+        self.tags[tag] = self.source.image(
+            tars, pack=lambda tar: gzip.compress(tar, self._level, mtime=0)
+        )
         return self.tags[tag]
 
     def layers(self, tag: str) -> tuple[Descriptor, ...]:
@@ -217,6 +224,16 @@ def assert_sound(images: ImageStore, *, in_use: Sequence[str] = ()) -> None:
     for image in images.list():
         for chain_id in image.chain_ids:
             assert images.snapshots.exists(chain_id), f"{image.names}: no layer {chain_id}"
+
+
+def pulled(root: Path, form: str, registry: CountingRegistry, *tags: str) -> ImageStore:
+    """A store with these images."""
+    images = open_store(root, form)
+    for tag in tags:
+        source = registry_source(Reference.parse(registry.name(tag)), images.settings)
+        pull(images, source, (registry.name(tag),))
+        source.close()
+    return images
 
 
 def store_of(root: Path) -> Path:

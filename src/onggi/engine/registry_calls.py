@@ -28,7 +28,7 @@ from onggi.engine.api.requests import (
 from onggi.engine.core import Core
 from onggi.engine.store_calls import settle
 from onggi.engine.watching import watch
-from onggi.errors import InvalidArgument, NotFound
+from onggi.errors import InvalidArgument, NotFound, PermissionDenied
 from onggi.image.discard import discard
 from onggi.image.images import Image, ImageStore
 from onggi.image.progress import Report
@@ -71,6 +71,8 @@ class RegistryCalls:
             client = RegistryClient(registry, self._core.images.settings, keychain)
             try:
                 client.check()
+            except PermissionDenied as error:
+                raise PermissionDenied(error.message, hint="check the name and password") from None
             finally:
                 client.close()
 

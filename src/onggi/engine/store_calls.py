@@ -81,7 +81,7 @@ class StoreCalls:
         core.events.publish("image", "prune", "", reclaimed=str(gone.freed_bytes))
         return PruneAnswer(
             untagged=gone.untagged,
-            deleted=(*gone.images, *gone.blobs, *gone.layers),
+            deleted=tuple(dict.fromkeys((*gone.images, *gone.blobs, *gone.layers))),
             freed_bytes=gone.freed_bytes,
         )
 

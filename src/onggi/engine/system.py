@@ -9,6 +9,7 @@ import onggi
 from onggi.engine.api.answers import EngineStatus, SystemInfo
 from onggi.engine.api.requests import Nothing
 from onggi.engine.core import Core
+from onggi.errors import ResourceExhausted
 from onggi.image.snapshots import Snapshotter
 from onggi.kernel.capabilities import names_of
 
@@ -73,8 +74,11 @@ class System:
 
 def storage(snapshots: Snapshotter) -> str:
     """How the root file systems of new images are made, and why not otherwise."""
+    try:
+        reason = snapshots.form_reason
+    except ResourceExhausted as error:
+        return f"overlay (over what, is not known: {error.message})"
     kind = "erofs" if snapshots.form == "erofs" else "directories"
-    reason = snapshots.form_reason
     return f"overlay over {kind}" + (f" ({reason})" if reason else "")
 
 

@@ -13,6 +13,7 @@ from onggi.engine.api.answers import Progress
 from onggi.image.progress import Report
 
 _PROGRESS_S = 0.2
+_MOST_WAITING = 1000
 Work = Callable[[Report], None]
 
 
@@ -25,6 +26,8 @@ async def watch(work: Work, stage: str = "", source: int = -1) -> AsyncIterator[
     queue: asyncio.Queue[Progress | None] = asyncio.Queue()
 
     def report(stage: str, done: int = 0, total: int = 0, item: str = "") -> None:
+        if queue.qsize() > _MOST_WAITING:
+            return  # a caller who does not read misses a part of the way, nothing else
         progress = Progress(stage=stage, done=done, total=total, item=item)
         loop.call_soon_threadsafe(queue.put_nowait, progress)
 

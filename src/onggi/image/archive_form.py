@@ -164,7 +164,7 @@ def docker_list(archive: Members) -> tuple[DockerImage, ...]:
         )
     try:
         return msgspec.json.decode(data, type=tuple[DockerImage, ...])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"the archive's manifest.json is damaged: {error}") from None
 
 

@@ -83,7 +83,7 @@ def _json_list(text: str) -> tuple[str, ...] | None:
         return None
     try:
         return msgspec.json.decode(text, type=tuple[str, ...])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
-from onggi.errors import FailedPrecondition
+from onggi.errors import FailedPrecondition, SpecError
 from onggi.image.changes import apply_changes
 from onggi.image.compare import write_tree
 from onggi.image.compression import Compression, Read, plain_chunks
@@ -238,7 +238,11 @@ def store_edited(
 
 
 def _as_object(data: bytes) -> dict[str, Any]:
-    return msgspec.json.decode(data, type=dict[str, Any])
+    """The whole of a document; its known fields were parsed before, the others may be damaged."""
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SpecError("$", f"not valid JSON: {str(error).rstrip('.')}") from None
 
 
 def _merged(raw: dict[str, Any], document: Struct) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import os
 import threading
 from typing import Any
 
-from onggi.errors import DataLoss, NotFound, ResourceExhausted
+from onggi.errors import Conflict, DataLoss, NotFound, ResourceExhausted
 from onggi.image.flights import WAKE_S, Flight, FlightTable, Follower, landed
 from onggi.image.origins import Origins
 from onggi.image.partial import PartialBlob, wait_for_partial
@@ -202,6 +202,10 @@ class Fetcher:
                 error = wrong_content(descriptor, found, longer=stream.goes_on())
         except (DataLoss, ResourceExhausted):
             partial.delete()
+            raise
+        except Conflict:
+            if isinstance(self._cancellation.reason, ResourceExhausted):
+                partial.delete()  # what there is no space for is not worth keeping
             raise
         partial.delete()
         if resumed_bytes:

@@ -22,7 +22,7 @@ from onggi.image.discard import read_discarded
 from onggi.image.durable import try_lock
 from onggi.image.layer_record import has_files, read_record
 from onggi.image.partial import directory_of as partial_directory
-from onggi.image.progress import Report, short_digest, silent
+from onggi.image.progress import Report, silent
 from onggi.image.reference import Reference
 from onggi.image.store import LAYOUT
 from onggi.image.wanted import Wanted, find_wanted
@@ -154,7 +154,7 @@ class Examination:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             checked = pool.map(self.blob_damage, digests)
             for done, (digest, why) in enumerate(zip(digests, checked, strict=True)):
-                self._report("checking blobs", done, len(digests), short_digest(digest))
+                self._report("checking blobs", done, len(digests))
                 if why:
                     self._damaged_blobs.add(digest)
                     yield Damage("blob", digest, why, wanted.users(digest))
@@ -205,7 +205,7 @@ class Examination:
     def _layers(self) -> Iterator[Damage]:
         places = sorted(os.listdir(self._layers_directory()))
         for done, name in enumerate(places):
-            self._report("checking layers", done, len(places), name[:12])
+            self._report("checking layers", done, len(places))
             if not _is_hex(name):
                 path = f"snapshots/layers/{name}"
                 yield Damage("stray", path, "no layer has this name")

@@ -31,6 +31,7 @@ from onggi.image.durable import locked, locked_if_free
 from onggi.image.platforms import check_platform, host_platform, ranked, with_cpu_level
 from onggi.image.reference import Reference
 from onggi.image.settings import DEFAULT_SETTINGS, ImageSettings
+from onggi.image.short_names import aliased
 from onggi.image.snapshots import Snapshotter, chain_ids, next_chain_id
 from onggi.image.store import ContentStore
 from onggi.specs.image import (
@@ -47,7 +48,7 @@ from onggi.specs.image import (
 )
 
 _PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
-_HINT = "make one with `onggi image bootstrap` or bring one with `onggi image load`"
+_HINT = "bring it with `onggi pull` or `onggi load`, or make one with `onggi image bootstrap`"
 
 
 class Image(Struct, frozen=True):
@@ -150,6 +151,11 @@ class ImageStore:
         return entries
 
     def _find_name(self, text: str, entries: Sequence[Descriptor]) -> Descriptor | None:
+        alias = aliased(text, self.settings)
+        found = self._find_reference(alias, entries) if alias is not None else None
+        return found or self._find_reference(text, entries)
+
+    def _find_reference(self, text: str, entries: Sequence[Descriptor]) -> Descriptor | None:
         try:
             reference = Reference.parse(text, self.defaults)
         except InvalidArgument:

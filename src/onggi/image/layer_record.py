@@ -32,7 +32,7 @@ METADATA = "layer.erofs"
 _MAX_RECORD_BYTES = 1 << 16
 
 
-class LayerRecord(msgspec.Struct, frozen=True):
+class LayerRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One layer on disk. `size_bytes`: of the plain tar. `metadata_digest`: of METADATA, or "".
 
     `checksum`: in the file, a digest of all the rest.
@@ -90,7 +90,7 @@ def read_record(path: str, chain_id: str) -> LayerRecord | None:
         bare = structs.replace(record, checksum="")
         whole = record.chain_id == chain_id and record.checksum == _checksum(bare)
         return bare if whole else None
-    except (OSError, msgspec.DecodeError, SpecError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, SpecError):
         return None
     finally:
         os.close(fd)

@@ -79,13 +79,19 @@ class LayerStore:
 
     @property
     def form_reason(self) -> str:
-        """Why this host cannot have layers as `erofs`; empty: it can. Probed once."""
+        """Why this host cannot have layers as `erofs`; empty: it can. Probed once.
+
+        Raises: ResourceExhausted: it cannot be tried, since the disk is full.
+        """
         if self._reason is None:
-            fd, place = staged_directory(self._staging)
+            try:
+                fd, place = staged_directory(self._staging)
+            except OSError as error:
+                raise from_os_error(error, "trying a layer as erofs") from error
             try:
                 self._reason = probe(place)
-                os.rmdir(place)
             finally:
+                os.rmdir(place)
                 os.close(fd)
         return self._reason
 

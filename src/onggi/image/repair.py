@@ -26,7 +26,7 @@ from onggi.image.discard import (
 from onggi.image.durable import delete_tree, sweep_staging
 from onggi.image.fsck import Damage, Examination, Kind, check
 from onggi.image.partial import try_partial
-from onggi.image.progress import Report, short_digest, silent
+from onggi.image.progress import Report, silent
 from onggi.image.recipes import own_recipes
 from onggi.image.store import ContentStore
 from onggi.specs.image import (
@@ -96,7 +96,7 @@ def _mend(
         mending = _Mending(images, in_use, deep)
         done = []
         for number, damage in enumerate(mending.ordered(found)):
-            report("repairing", number, len(found), short_digest(damage.what) or damage.what)
+            report("repairing", number, len(found))
             done.append(mending.mend(damage))
     return done
 

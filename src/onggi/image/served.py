@@ -26,6 +26,7 @@ from onggi.specs.image import (
     Digest,
     Index,
     Size,
+    digest_of,
     parse_manifest,
 )
 
@@ -33,7 +34,7 @@ from onggi.specs.image import (
 UNFINISHED_S = 24 * 3600
 
 
-class ServedManifest(Struct):
+class ServedManifest(Struct, forbid_unknown_fields=True):
     """A pushed manifest. `expires_s` (Unix time): when it goes if no tag holds it; 0: never."""
 
     media_type: str
@@ -41,7 +42,7 @@ class ServedManifest(Struct):
     expires_s: int = 0
 
 
-class ServedRepository(Struct):
+class ServedRepository(Struct, forbid_unknown_fields=True):
     """One repository. `tags`: tag → digest of one of `manifests`; `blobs`: digest → Unix time
     until which it waits for a manifest; `touched_s`: Unix time of the last change.
     """
@@ -65,10 +66,14 @@ class ServedRepository(Struct):
         return {digest for digest, until_s in self.blobs.items() if until_s > now_s}
 
 
-class Served(Struct):
-    """The whole record, by repository as the server's clients call it."""
+class Served(Struct, forbid_unknown_fields=True):
+    """The whole record, by repository as the server's clients call it.
+
+    `checksum`: in the file, a digest of all the rest.
+    """
 
     repositories: dict[str, ServedRepository] = {}
+    checksum: str = ""
 
 
 _DECODER = msgspec.json.Decoder(Served)
@@ -116,7 +121,7 @@ class ServedRecord:
             return Served({})
         try:
             return _DECODER.decode(unsealed(data) or b"")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise DataLoss(
                 f"{self._path} is damaged",
                 hint="onggi image fsck --repair; what was pushed by digest only is then forgotten",
@@ -136,6 +141,10 @@ class ServedRecord:
             changed.touched_s = now_s()
             _forget_expired(served, changed.touched_s)
             replace_file(self._path, sealed(msgspec.json.encode(served)), self._staging)
+
+
+def _checksum(served: Served) -> str:
+    return digest_of(msgspec.json.encode(served))
 
 
 def _forget_expired(served: Served, at_s: int) -> None:

@@ -31,11 +31,11 @@ class ImageSettings(Struct, frozen=True, forbid_unknown_fields=True):
     `default_registry`: what `debian` without a registry means. `short_names`: `default` lets such
     a name mean the default registry, `refuse` asks for the whole name. `aliases`: short name →
     whole name, before anything else. `insecure_registries`: hosts that may be spoken to in plain
-    HTTP; loopback always may. `certificate_directories`: each has `host[:port]/{*.crt,*.cert,*.key}`
-    files. `snapshotter`: the form of layers on disk; `auto` probes the host. `discard_blobs`: compressed
-    layers are dropped once they are unpacked, where they can be made again. `store_limit_bytes`:
-    beyond it, images nobody uses go, the longest unused first; 0: no limit. `parallel`: transfers
-    at once.
+    HTTP; loopback always may. `certificate_directories`: each has `host[:port]/` with `*.crt`,
+    `*.cert` and `*.key`. `snapshotter`: the form of layers on disk; `auto` probes the host.
+    `discard_blobs`: compressed layers are dropped once they are unpacked, where they can be made
+    again. `store_limit_bytes`: beyond it, images nobody uses go, the longest unused first; 0: no
+    limit. `parallel`: transfers at once.
     """
 
     default_registry: str = "docker.io"

@@ -17,16 +17,22 @@ def full_reference(text: str, settings: ImageSettings) -> Reference:
         InvalidArgument: not a reference, or a short name where the policy wants whole names.
     """
     parsed = Reference.parse(text, settings.defaults)
-    name = _name_part(text)
-    alias = settings.aliases.get(name)
+    alias = aliased(text, settings)
     if alias is not None:
-        parsed = Reference.parse(alias + text[len(name) :], settings.defaults)
+        parsed = Reference.parse(alias, settings.defaults)
     elif settings.short_names == "refuse" and not text.startswith(f"{parsed.registry}/"):
         raise InvalidArgument(
             f"{text!r} does not name its registry",
             hint=f"write {parsed.name}, or set short_names or an alias in the configuration",
         )
     return parsed.with_default_tag(settings.defaults)
+
+
+def aliased(text: str, settings: ImageSettings) -> str | None:
+    """The whole name that an alias gives `text`, with its tag and digest; None: it has no alias."""
+    name = _name_part(text)
+    alias = settings.aliases.get(name)
+    return None if alias is None else alias + text[len(name) :]
 
 
 def _name_part(text: str) -> str:

@@ -430,5 +430,5 @@ class Ingest:
 def _layout_version(data: bytes) -> str | None:
     try:
         return msgspec.json.decode(data, type=Layout).image_layout_version
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -85,7 +85,7 @@ def _read(dirfd: int, name: str, kind: type[_Record], boot_id: str) -> _Record |
         raise from_os_error(error, f"read the record {name}") from error
     try:
         record = msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataLoss(f"the record {name} is damaged: {str(error).rstrip('.')}") from None
     return record if record.boot_id == boot_id else None
 

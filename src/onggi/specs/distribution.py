@@ -117,7 +117,7 @@ def _decode(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise located(error, "spec.md") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SpecError("$", f"not valid JSON: {str(error).rstrip('.')}") from None
     except RecursionError:
         raise SpecError("$", "nested deeper than any document is") from None

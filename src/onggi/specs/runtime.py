@@ -278,7 +278,7 @@ def parse_config(data: bytes) -> Config:
         return _DECODER.decode(data)
     except msgspec.ValidationError as error:
         raise located(error) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SpecError("$", f"not valid JSON: {str(error).rstrip('.')}") from None
     except RecursionError:
         raise SpecError("$", "nested deeper than any configuration is") from None

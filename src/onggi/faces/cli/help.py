@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _WIDEST = 100
 _START = (
-    ("onggi image bootstrap busybox", "make a first image"),
-    ("onggi run --rm -it busybox sh", "a shell in a container"),
+    ("onggi run --rm -it busybox sh", "a shell in a container; the image is pulled"),
+    ("onggi image bootstrap busybox", "the same image without a registry"),
     ("onggi run -d --name web -m 64m busybox httpd -f", "in the background, with a limit"),
     ("onggi view web", "what the host sees, what the container sees"),
 )

@@ -205,7 +205,7 @@ NOT_YET = {
     "-P": _PORTS,
     "--publish-all": _PORTS,
     "--restart": "restart policies are not there yet; onggi start starts it again",
-    "--platform": "images of other platforms are not there yet",
+    "--platform": "containers run this host's platform; onggi pull --platform brings others",
     "--health-cmd": "health checks are not there yet; onggi exec can look",
     "--network-alias": "networks with names are not there yet; --network container:NAME shares one",
     "--log-driver": "logs are json-file logs; --log-opt sets their size",

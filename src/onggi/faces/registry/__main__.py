@@ -14,6 +14,7 @@ import threading
 
 from onggi.engine.layout import layout_for
 from onggi.engine.places import Places
+from onggi.engine.settings import read_settings
 from onggi.errors import EngineError, InvalidArgument, from_os_error
 from onggi.faces.registry.access import Address, Rules, check_exposure, tls_context
 from onggi.faces.registry.routes import Registry
@@ -109,7 +110,8 @@ def serve(arguments: argparse.Namespace) -> None:
     )
     check_exposure(address, tls=tls is not None, insecure=arguments.insecure, rules=rules)
     root = arguments.root or os.environ.get("ONGGI_ROOT") or None
-    images = ImageStore(Places(layout_for(root, os.geteuid(), dict(os.environ))).images)
+    layout = layout_for(root, os.geteuid(), dict(os.environ))
+    images = ImageStore(Places(layout).images, settings=read_settings(layout.config).image)
     try:
         server = RegistryServer(address, rules, _log, tls)
     except OSError as error:

@@ -236,7 +236,7 @@ class _Typed(msgspec.Struct):
 def _media_type_inside(data: bytes) -> str:
     try:
         return msgspec.json.decode(data, type=_Typed).mediaType
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ApiError(400, "MANIFEST_INVALID", "not a JSON document") from None
 
 

@@ -61,7 +61,7 @@ def links_of(data: bytes, descriptor: Descriptor) -> Links:
     document = parse_manifest(data, descriptor.media_type)
     try:
         refers = msgspec.json.decode(data, type=_Refers)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeDecodeError):
         refers = _Refers()  # an index may have what is no subject: it is then none
     kind = refers.artifact_type
     if not isinstance(document, Index) and not kind:

@@ -70,6 +70,8 @@ def probe(directory: str) -> str:
 
     Mounts a small image of files in `directory`, which it deletes, reads it, and clones the mount.
     Whether the clone can be idmapped needs no question: a kernel that mounts files as EROFS can.
+
+    Raises: ResourceExhausted: the disk is full, so that nothing is known.
     """
     try:
         with _scratch(directory) as tar, _scratch(directory) as metadata:
@@ -80,9 +82,15 @@ def probe(directory: str) -> str:
             ):
                 return _read_probe(clone)
     except EngineError as error:
-        return f"{error.message} ({error.hint})" if error.hint else error.message
+        return _answer(error)
     except OSError as error:
-        return from_os_error(error, "writing a small image to mount").message
+        return _answer(from_os_error(error, "writing a small image to mount"))
+
+
+def _answer(error: EngineError) -> str:
+    if error.kind == "ResourceExhausted":
+        raise error  # which says nothing about the host
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def _write_probe(tar: int, metadata: int) -> None:

@@ -44,6 +44,7 @@ from onggi.image.layer_rules import (
 )
 from onggi.image.overlay import OPAQUE_XATTRS
 from onggi.image.tar_reader import (
+    BLOCK,
     BLOCK_DEVICE,
     CHARACTER,
     DIRECTORY,
@@ -73,10 +74,13 @@ class LayerTree:
     Until `write` succeeds, directories that the archive left out can be dressed.
     """
 
-    def __init__(self, root: Directory, entries: int, size_bytes: int, obstacle: str) -> None:
+    def __init__(
+        self, root: Directory, entries: int, size_bytes: int, data_end: int, obstacle: str
+    ) -> None:
         self.entries = entries
         self.size_bytes = size_bytes
         self._root = root
+        self._data_end = data_end
         self._obstacle = obstacle
 
     @property
@@ -124,6 +128,9 @@ class LayerTree:
         """
         if self._obstacle:
             raise NotExpressible(f"erofs cannot hold this layer: {self._obstacle}")
+        if self._data_end > tar_bytes // BLOCK * BLOCK:
+            # Linux 6.18 answers EIO for a block that the tar has a part of.
+            raise NotExpressible("erofs cannot hold this layer: the tar ends inside a file's block")
         write_image(self._root, fd, tar_bytes)
 
 
@@ -156,13 +163,14 @@ def index_layer(
         if count > limits.entries:
             raise ResourceExhausted(f"layer has more than {limits.entries} entries")
         indexer.add(entry, reader.data_offset)
-    return LayerTree(indexer.root, count, indexer.size_bytes, indexer.obstacle)
+    return LayerTree(indexer.root, count, indexer.size_bytes, indexer.data_end, indexer.obstacle)
 
 
 class _Indexer:
     def __init__(self) -> None:
         self.root = Directory()
         self.size_bytes = 0
+        self.data_end = 0  # in the archive
         self.obstacle = ""
         self._held_bytes = 0
         self._missing_bytes = 0
@@ -263,6 +271,8 @@ class _Indexer:
     def _leaf(self, entry: Entry, data_offset: int) -> Leaf:
         if entry.type == REGULAR:
             self.size_bytes += entry.size_bytes
+            if entry.size_bytes:
+                self.data_end = data_offset + entry.size_bytes
         try:
             leaf = _packed_leaf(entry, data_offset)
             self._hold(len(leaf.image) + len(leaf.data))

@@ -48,7 +48,7 @@ def write_image(root: Directory, fd: int, tar_bytes: int) -> None:
         OSError: from writing.
     """
     layout = _Layout(root)
-    tar_blocks = -(-tar_bytes // BLOCK)  # the last member's padding may be missing
+    tar_blocks = tar_bytes // BLOCK
     if max(tar_blocks, layout.blocks) >= MAX_BLOCKS:
         raise NotExpressible("erofs cannot hold this layer: a tar of more than 2 TiB")
     digest = hashlib.sha256()

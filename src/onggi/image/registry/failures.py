@@ -22,6 +22,16 @@ class Unreached(Unavailable):
     """No connection: nothing of the request was sent."""
 
 
+class NoTls(Unavailable):
+    """Somebody answers, and not in TLS: asking again does not help."""
+
+
+#: What OpenSSL calls an answer in plain HTTP.
+_NOT_TLS = frozenset(
+    ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+)
+
+
 def translated(error: Exception, where: str) -> EngineError:
     """The error of urllib3, `http.client` or the socket as one of ours; `where`: method and URL."""
     if isinstance(error, (NameResolutionError, NewConnectionError, ProxyError)):
@@ -58,7 +68,12 @@ def _tls_error(error: ssl.SSLError, where: str) -> EngineError:
             f"{where}: TLS was refused: {reason}",
             hint="a client's certificate goes into certs.d/HOST:PORT/client.cert and client.key",
         )
-    return Unavailable(f"{where}: the host does not speak TLS ({reason or 'no reason given'})")
+    if error.reason in _NOT_TLS:
+        return NoTls(
+            f"{where}: the host does not speak TLS",
+            hint="if plain HTTP is right there, list the host in insecure_registries",
+        )
+    return Unavailable(f"{where}: TLS failed: {reason or 'no reason given'}")
 
 
 def _words(cause: object) -> str:

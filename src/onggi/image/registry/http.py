@@ -23,7 +23,7 @@ from urllib3.util import Timeout, make_headers, parse_url
 
 from onggi import __version__
 from onggi.errors import DataLoss, InvalidArgument, Unavailable
-from onggi.image.registry.failures import Unreached, translated
+from onggi.image.registry.failures import NoTls, Unreached, translated
 from onggi.image.registry.hosts import Trust
 from onggi.image.registry.patience import Patience
 from onggi.image.registry.proxies import Proxies
@@ -179,6 +179,8 @@ class Http:
             pause_s = self._backoff_s(attempt)
             try:
                 answer = self._exchange(request)
+            except NoTls:
+                raise
             except Unreached:
                 if attempt >= min(most, UNREACHED_ATTEMPTS):
                     raise

@@ -31,6 +31,11 @@ class Cancellation:
             self._first = self._first or error
         self._event.set()
 
+    @property
+    def reason(self) -> BaseException | None:
+        """The first error; None: the work goes on."""
+        return self._first
+
     def check(self) -> None:
         """Raises: Conflict once `cancel` was called."""
         if self._event.is_set():

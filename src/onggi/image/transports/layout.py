@@ -181,7 +181,7 @@ def _check_layout(directory_fd: int, path: str) -> None:
         with open_blob(directory_fd, "oci-layout", what="oci-layout") as stream:
             data = read_bounded(stream, 4096, "oci-layout")
         version = msgspec.json.decode(data, type=Layout).image_layout_version
-    except (NotFound, msgspec.DecodeError):
+    except (NotFound, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         version = ""
     if not version.startswith("1."):
         raise FailedPrecondition(f"{path} is not an OCI image layout of version 1")

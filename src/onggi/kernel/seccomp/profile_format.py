@@ -80,7 +80,7 @@ def parse_profile(data: bytes) -> Profile:
         return _DECODER.decode(data)
     except msgspec.ValidationError as error:
         raise located(error, "config-linux.md#seccomp") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SpecError("$", f"not a JSON document: {str(error).rstrip('.')}") from None
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from onggi.faces.cli.options import Parsed
     from onggi.faces.cli.verb import Context
 
+_WITHOUT_A_REGISTRY = "`onggi image bootstrap` makes one, `onggi load` reads one from an archive"
+
 
 class _CidFile:
     """`--cidfile`: made before the container, so that the name is ours; removed if it fails."""
@@ -72,7 +74,7 @@ def _with_image(context: Context, parsed: Parsed, image: str, act: Callable[[], 
         try:
             _pull(context, image)
         except EngineError as cause:
-            hint = f"{cause.hint}; {error.hint}" if cause.hint else error.hint
+            hint = cause.hint or _WITHOUT_A_REGISTRY
             raise type(cause)(
                 f"{error.message}, and cannot be pulled: {cause.message}", hint=hint
             ) from None
