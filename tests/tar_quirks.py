@@ -142,6 +142,7 @@ _SPARSE_DATA = b"s" * 512 + b"t" * 1024
 
 def _gnu_sparse(draw: st.DrawFn, _known: list[bytes]) -> bytes:
     block = member(draw(NAMES), b"S", size_bytes=len(_SPARSE_DATA), **fields(draw))
+    block = patched(block, 257, b"ustar  \0")
     for number, (offset, length) in enumerate(_SPARSE_AT):
         block = patched(block, 386 + 24 * number, b"%011o\0%011o\0" % (offset, length))
     return patched(block, 483, b"%011o\0" % 5000) + _SPARSE_DATA
@@ -175,6 +176,10 @@ MAKERS: tuple[Maker, ...] = (
     _prefix, _link, _link, _symlink, _special, _gnu_long, _pax, _pax, _global_comment, _numbers,
     _gnu_sparse, _pax_sparse,
 )  # fmt: skip
+#: umoci has no use for the types g, S and 7.
+LAYER_MAKERS = tuple(
+    maker for maker in MAKERS if maker not in (_global_comment, _gnu_sparse, _contiguous)
+)
 
 
 @st.composite
@@ -185,9 +190,11 @@ def members(draw: st.DrawFn, most: int = 6, makers: tuple[Maker, ...] = MAKERS) 
 
 
 @st.composite
-def archives(draw: st.DrawFn, most: int = 6) -> bytes:
+def archives(
+    draw: st.DrawFn, most: int = 6, makers: tuple[Maker, ...] = MAKERS
+) -> bytes:
     """Whole archives, the ends that writers forget among them."""
-    body = draw(members(most))
+    body = draw(members(most, makers))
     last = b"last data"
     return draw(
         st.sampled_from(

@@ -179,7 +179,7 @@ def oci_archive(layer: bytes, architecture: str = "amd64", claimed: bytes | None
 def test_an_image_for_another_machine(onggi: Onggi) -> None:
     archive = oci_archive(rig.busybox_tar(onggi.root.parent), architecture="arm64")
     done = onggi.run("load", stdin=archive, check=False)
-    said = done.stderr if done.returncode else refused(onggi, "run", "--rm", "made:1")
+    said = done.stderr if done.returncode else refused(onggi, "run", "--rm", "--pull", "never", "made:1")
     assert "linux/arm64" in said
     assert "linux/amd64" in said or os.uname().machine in said
     onggi.run("rmi", "made:1", check=False)
@@ -188,7 +188,7 @@ def test_an_image_for_another_machine(onggi: Onggi) -> None:
 def test_a_layer_that_is_not_what_its_image_says(onggi: Onggi) -> None:
     tar = rig.busybox_tar(onggi.root.parent)
     done = onggi.run("load", stdin=oci_archive(tar, claimed=b"other"), check=False)
-    said = done.stderr if done.returncode else refused(onggi, "run", "--rm", "made:1")
+    said = done.stderr if done.returncode else refused(onggi, "run", "--rm", "--pull", "never", "made:1")
     assert "has the content of sha256:" in said
     onggi.run("rmi", "made:1", check=False)
 
@@ -203,12 +203,12 @@ def test_an_archive_that_is_none(onggi: Onggi, content: bytes) -> None:
 def test_an_archive_that_is_cut_short(onggi: Onggi) -> None:
     whole = oci_archive(rig.busybox_tar(onggi.root.parent))
     refused(onggi, "load", stdin=whole[: len(whole) // 2])
-    refused(onggi, "run", "--rm", "made:1")
+    refused(onggi, "run", "--rm", "--pull", "never", "made:1")
 
 
 def test_a_root_file_system_that_is_no_tar(onggi: Onggi) -> None:
     refused(onggi, "import", "-", "broken", stdin=b"garbage" * 1000)
-    refused(onggi, "run", "--rm", "broken", "true")
+    refused(onggi, "run", "--rm", "--pull", "never", "broken", "true")
 
 
 # -- words that are not right

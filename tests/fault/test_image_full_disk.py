@@ -150,6 +150,7 @@ def test_at_every_level(form: str, disk: Path, made: Images) -> None:
     repair(images, in_use=())
     made.pull(images, SPARE)
     assert check(images) == ()
+    images.snapshots.close()
 
 
 def _one_level(images: ImageStore, disk: Path, made: Images, where: str) -> None:
@@ -192,6 +193,7 @@ def test_the_engine_on_a_full_disk(form: str, disk: Path, tmp_path: Path) -> Non
         pulled(store_of(root), form, registry, "1", "2")
         one, two, three = (registry.name(tag) for tag in ("1", "2", "3"))
         with engine_at(root) as onggi:
+            onggi.run("images")
             with filled(disk, 0):
                 said = onggi.run("pull", three, check=False)
                 assert said.returncode != 0 and "o space left" in said.stderr, said.stderr

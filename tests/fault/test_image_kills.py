@@ -354,7 +354,7 @@ class Commands:
 
     def killed(self, seconds: float, *words: str) -> None:
         """Run a command, and kill the engine at a random moment of its time."""
-        self._onggi.run("engine", "status")
+        self._onggi.run("images")
         pid = wire.engine_pid(self._onggi)
         assert pid is not None
         done = subprocess.Popen(

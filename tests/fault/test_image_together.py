@@ -83,7 +83,7 @@ def test_one_engine(form: str, shelf: Shelf, tmp_path: Path) -> None:
     root = tmp_path / "engine"
     configure(root, form)
     with CountingRegistry(shelf, pace_s=0.01) as registry, engine_at(root) as onggi:
-        onggi.run("engine", "status")
+        onggi.run("images")
         ended = threading.Event()
         with ThreadPoolExecutor(1) as pool:
             collected = pool.submit(collecting, onggi, ended)

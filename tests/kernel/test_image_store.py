@@ -265,7 +265,7 @@ def test_an_index_leads_to_the_manifest_for_this_host(images: ImageStore) -> Non
     only_arm = put(images, Index(2, (manifests[0],), OCI_INDEX), OCI_INDEX)
     foreign = images.add(only_arm, ("b",))
     assert foreign.platform.architecture == "arm64"
-    with pytest.raises(FailedPrecondition, match=r"linux/arm64/v8.*linux/amd64"):
+    with pytest.raises(FailedPrecondition, match=r"linux/arm64.*linux/amd64"):
         images.unpack(foreign)
 
 

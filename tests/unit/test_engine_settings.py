@@ -17,7 +17,7 @@ WHOLE = """
 [image]
 default_registry = "registry.example:5000"
 short_names = "refuse"
-insecure_registries = ["10.0.0.1:5000", "[fd00::1]:5000"]
+insecure_registries = ["10.0.0.1:5000", "[fd00::1]:5000", "10.1.0.0/16"]
 certificate_directories = ["/etc/certs"]
 snapshotter = "overlay"
 discard_blobs = true
@@ -48,7 +48,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
                 "docker.io": RegistrySettings(mirrors=("mirror.example", "10.0.0.1:5000/hub")),
                 "local": RegistrySettings(location="localhost:5000", insecure=True),
             },
-            insecure_registries=("10.0.0.1:5000", "[fd00::1]:5000"),
+            insecure_registries=("10.0.0.1:5000", "[fd00::1]:5000", "10.1.0.0/16"),
             certificate_directories=("/etc/certs",),
             snapshotter="overlay",
             discard_blobs=True,
@@ -91,6 +91,8 @@ def test_nothing_said_is_the_defaults(tmp_path: Path) -> None:
          'image.insecure_registries: expected a list of texts, ["…"], found \'a\''),
         ("[image]\ninsecure_registries = [1]",
          'image.insecure_registries: expected a list of texts, ["…"], found a list (1)'),
+        ("[image]\ninsecure_registries = ['10.1.0.0/99']",
+         "image.insecure_registries: expected HOST[:PORT], found '10.1.0.0/99'"),
         ("[image]\ninsecure_registries = ['http://a']",
          "image.insecure_registries: expected HOST[:PORT], found 'http://a' — leave the https://"),
         ("[image]\ncertificate_directories = ['a']",

@@ -223,6 +223,10 @@ HOSTILE = {
     "sparse map that is no number": pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.realsize", b"9"))
     + member(b"bad", data=padded(b"x" * 100))
     + END,
+    "sparse map of exabytes that are not there": pax(
+        (b"GNU.sparse.major", b"1"), (b"GNU.sparse.realsize", b"9"), (b"size", b"%d" % 2**62)
+    )
+    + member(b"bad"),
     "sparse directory": pax((b"GNU.sparse.size", b"0"), (b"GNU.sparse.map", b""))
     + member(b"bad", b"5")
     + END,

@@ -125,7 +125,8 @@ class _Reader:
                 if _IS_MIRROR.fullmatch(mirror) is None:
                     raise self._no_host(f"{where}.mirrors", mirror)
         for host in image.insecure_registries:
-            self._host("image.insecure_registries", host)
+            if not _is_range(host):
+                self._host("image.insecure_registries", host)
         for short, name in image.aliases.items():
             where = _joined("image.aliases", short)
             try:
@@ -156,6 +157,17 @@ class _Reader:
         hint = "leave the https:// out" if "://" in text else None
         shape = "HOST[:PORT][/PREFIX]" if where.endswith(("location", "mirrors")) else "HOST[:PORT]"
         return self._wrong(where, f"expected {shape}, found {text!r}", hint)
+
+
+def _is_range(text: str) -> bool:
+    """Whether it is a range of addresses, 10.1.0.0/16."""
+    from ipaddress import ip_network  # noqa: PLC0415 - most engines have no such list
+
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return "/" in text
 
 
 def _joined(where: str, key: str) -> str:

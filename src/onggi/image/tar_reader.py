@@ -306,7 +306,10 @@ class TarReader:
                 continue
             if newline or len(rest) > 20 or self._unread < BLOCK:
                 raise InvalidArgument(f"archive member {entry.shown}: damaged sparse map")
-            rest += self._stream.take(BLOCK)
+            block = self._stream.take(BLOCK)
+            if not block:  # or a size of many would be many steps
+                raise InvalidArgument("the archive is cut short")
+            rest += block
             self._unread -= BLOCK
 
 

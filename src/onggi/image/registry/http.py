@@ -281,8 +281,9 @@ def _shut(manager: urllib3.PoolManager) -> None:
 
 def retry_after_s(text: str) -> float:
     """Seconds that a Retry-After header asks for, as a number or a date; 0: nothing sensible."""
-    if re.fullmatch(r"[0-9]{1,9}", text.strip(), re.ASCII):
-        return float(text)
+    # Python's strip takes away what float() does not: control characters of a hostile header.
+    if re.fullmatch(r"[0-9]{1,9}", digits := text.strip(" \t"), re.ASCII):
+        return float(digits)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, OverflowError):
