@@ -1,13 +1,14 @@
 # make run    everything a fresh machine needs, then a real Debian container and both views of it
 # make test   everything a fresh machine needs, then every check and test
 # make check  format, lint, types, layers, C warnings
+# make fuzz   atheris on the parsers of hostile bytes, SECONDS each (TARGETS="tar erofs": only these)
 # make bench  side by side with the peers that are installed (make bench-peers installs them)
 VENV ?= .venv
 BIN = $(VENV)/bin
 PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: run test check unit bench bench-peers build packages clean
+.PHONY: run test check unit fuzz bench bench-peers build packages clean
 .DELETE_ON_ERROR:
 
 run: build
@@ -25,6 +26,11 @@ check: build
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+SECONDS ?= 60
+fuzz: build
+	$(BIN)/python -m tests.fuzz $(TARGETS) --seconds $(SECONDS) --corpus build/fuzz/corpus \
+	    --findings build/fuzz/findings
 
 bench: build
 	$(BIN)/python -m bench

@@ -128,7 +128,7 @@ def _numbers(draw: st.DrawFn, _known: list[bytes]) -> bytes:
                 (116, b"00000017"),
                 (124, base_256(len(data), 12)),
                 (136, base_256(-5, 12)),
-                (136, base_256(2**34, 12)),
+                (136, base_256(2**33, 12)),
                 (136, bytes(12)),
             ]
         )
@@ -190,9 +190,7 @@ def members(draw: st.DrawFn, most: int = 6, makers: tuple[Maker, ...] = MAKERS) 
 
 
 @st.composite
-def archives(
-    draw: st.DrawFn, most: int = 6, makers: tuple[Maker, ...] = MAKERS
-) -> bytes:
+def archives(draw: st.DrawFn, most: int = 6, makers: tuple[Maker, ...] = MAKERS) -> bytes:
     """Whole archives, the ends that writers forget among them."""
     body = draw(members(most, makers))
     last = b"last data"

@@ -210,7 +210,8 @@ class Podman:
         self._words += ["--tmpdir", f"{place}/tmp", "--storage-driver", "vfs"]
         settings = Path(place, "containers.conf")
         settings.write_text('[engine]\nlock_type = "file"\n')  # else it keeps a lock in /dev/shm
-        self._environment = {"CONTAINERS_CONF": str(settings)}
+        self._environment = {"CONTAINERS_CONF": str(settings), "DOCKER_CONFIG": place}
+        Path(place, "config.json").write_text("{}")  # where it looks for one it must be
 
     def __call__(self, *words: str) -> str:
         return tool("podman", "podman", *self._words, *words, environment=self._environment)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from acceptance import wire_rig as wire
 from acceptance.rig import Onggi, busybox_tar, left_behind, parent_cgroups, until
 from image_health import open_store
 from onggi.image.fsck import Damage, check
@@ -256,6 +257,7 @@ def engine_at(root: Path) -> Iterator[Onggi]:
     finally:
         until(lambda: not left_behind(onggi), "nothing is left")
         onggi.run("engine", "stop")
+        until(lambda: not wire.engines(onggi), "the engine is gone")
     until(lambda: not parent_cgroups(onggi), "the engine's own cgroup is gone")
 
 

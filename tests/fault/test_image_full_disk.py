@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from acceptance import wire_rig as wire
+from acceptance.rig import until
 from fault.image_rig import (
     FORMS,
     CountingRegistry,
@@ -38,7 +40,7 @@ from onggi.specs.image import Descriptor
 from source_double import HOST, SourceDouble, layer_tar
 
 DISK_BYTES = 256 << 20
-STEPS = int(os.environ.get("ONGGI_FULL_STEPS", "10"))
+STEPS = int(os.environ.get("ONGGI_FULL_STEPS", "7"))
 SMALL, SPARE, BIG = "local/small:1", "local/spare:1", "local/big:1"
 
 pytestmark = pytest.mark.timeout(60 + 20 * STEPS)
@@ -190,7 +192,7 @@ def test_the_engine_on_a_full_disk(form: str, disk: Path, tmp_path: Path) -> Non
     shelf.add("2", "b", size_bytes=5_000_000)
     shelf.add("3", *(f"big{n}" for n in range(3)), size_bytes=5_000_000)
     with CountingRegistry(shelf) as registry:
-        pulled(store_of(root), form, registry, "1", "2")
+        pulled(store_of(root), form, registry, "1", "2").snapshots.close()
         one, two, three = (registry.name(tag) for tag in ("1", "2", "3"))
         with engine_at(root) as onggi:
             onggi.run("images")
@@ -203,6 +205,7 @@ def test_the_engine_on_a_full_disk(form: str, disk: Path, tmp_path: Path) -> Non
                     two,
                 }
             onggi.run("engine", "stop")
+            until(lambda: not wire.engines(onggi), "the engine is gone")
             with filled(disk, 0):
                 onggi.run("info")
                 onggi.run("image", "fsck")

@@ -76,7 +76,6 @@ def _run(name: str, corpus: Path, options: argparse.Namespace) -> int:
 def _fuzz(name: str, arguments: list[str]) -> None:
     import atheris
 
-    atheris.enabled_hooks.add("RegEx")
     with atheris.instrument_imports(include=["onggi", "fuzz.targets"]):
         from fuzz.targets import TARS, feed, with_checksums
 

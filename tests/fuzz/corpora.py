@@ -1,4 +1,4 @@
-"""Where the fuzzers start from: small honest and nearly honest inputs, and what was found before."""
+"""Where the fuzzers start from: small inputs, honest or nearly so, and what was found."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def _tars() -> list[bytes]:
         member(b"a", xattrs={"user.k": b"v", "security.capability": b"\1\0\0\2" + bytes(16)}) + END,
         pax((b"path", b"p" * 130), (b"size", b"3"), (b"mtime", b"-1.5")) + member(b"a", data=b"abc")
         + END,
-        gnu_long(b"L", b"n" * 200) + gnu_long(b"K", b"k" * 200) + member(b"x", b"2", link=b"y") + END,
+        gnu_long(b"L", b"n" * 200) + gnu_long(b"K", b"k" * 200) + member(b"x", b"2", link=b"y")
+        + END,
         pax((b"comment", b"x"), kind=b"g") + member(b"a") + END,
         patched(member(b"a"), 136, b"\xff" * 11 + b"\xfe") + END,
         sparse + END,

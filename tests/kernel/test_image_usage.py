@@ -59,6 +59,7 @@ def test_what_would_be_freed_is_freed_to_the_byte(images: ImageStore) -> None:
     keep = images.resolve("other:1")
     users = {"in_use": keep.chain_ids, "users": {keep.id}}
     images.content.put(b"nobody needs this" * 1000)
+    images.snapshots.settle()
     before = disk_usage(images, **users)
     assert before.garbage_bytes > 0
     assert before.reclaimable_bytes > before.garbage_bytes

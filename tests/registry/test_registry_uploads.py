@@ -10,6 +10,7 @@ import pytest
 
 from onggi.errors import DataLoss, EngineError, NotFound, PermissionDenied, Unavailable, Unsupported
 from onggi.image.registry.client import Credentials
+from onggi.image.registry.referrers import is_referrers_tag, referrers_tag
 from onggi.image.settings import ImageSettings
 from onggi.specs.image import OCI_INDEX, OCI_MANIFEST, digest_of
 from registry_double import (
@@ -387,6 +388,13 @@ def test_referrers_by_tag_where_the_registry_has_no_such_call() -> None:
     assert [d.artifact_type for d in found] == ["text/a"]
     with Double(lambda call: call.answer(404)) as double:
         assert client_of(double).repository("a").referrers(DIGEST).manifests == ()
+
+
+def test_tags_that_stand_for_referrers_are_no_images() -> None:
+    tag = referrers_tag(DIGEST)
+    assert is_referrers_tag(tag)
+    assert is_referrers_tag(f"{tag}.sig")
+    assert not any(map(is_referrers_tag, ("1", "sha256-1", f"{tag}-1", f"v{tag}", "latest")))
 
 
 def test_ranges_are_read_strictly() -> None:

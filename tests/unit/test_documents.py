@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from onggi.engine.settings import parse_settings
 from onggi.faces.cli import catalogue, runflags
 from onggi.faces.cli.options import Option, parse
+from onggi.image.settings import ImageSettings, RegistrySettings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -112,6 +114,39 @@ def test_every_option_of_run_is_in_the_documents() -> None:
     assert [option.long for option in every if option.long not in said] == []
 
 
+def test_every_command_is_in_the_documents() -> None:
+    said = "\n".join(path.read_text(encoding="utf-8") for path in FOR_USERS)
+    missing = [
+        name
+        for name in catalogue.entries()
+        if not name.startswith("container ") and not re.search(rf"\bonggi {name}(?![\w-])", said)
+    ]
+    # `onggi image pull` is `onggi pull`: one of the two is enough.
+    entries = catalogue.entries()
+    told = {entries[name] for name in entries if name not in missing}
+    assert [name for name in missing if entries[name] not in told] == []
+
+
+def test_every_setting_of_images_is_in_the_documents() -> None:
+    document = text("docs/registries.md")
+    told = set(re.findall(r"^\| `(\w+)` \|", document, re.MULTILINE))
+    settings = {*ImageSettings.__struct_fields__, *RegistrySettings.__struct_fields__}
+    assert told == settings
+
+
+def test_the_configuration_in_the_documents_is_one() -> None:
+    examples = [b for b in fences(text("docs/registries.md")) if b.startswith("toml\n")]
+    assert len(examples) == 1
+    image = parse_settings(examples[0].removeprefix("toml\n").encode(), "registries.md").image
+    shown = set(re.findall(r"^(\w+) =|\[image\.(\w+)", examples[0], re.MULTILINE))
+    assert set(ImageSettings.__struct_fields__) <= {word for pair in shown for word in pair}
+    assert image.registries["docker.io"].mirrors
+    defaults = ImageSettings()
+    for key in ("default_registry", "short_names", "snapshotter", "discard_blobs", "parallel",
+                "store_limit_bytes", "certificate_directories"):  # fmt: skip
+        assert getattr(image, key) == getattr(defaults, key), key
+
+
 def test_every_threat_names_tests_that_exist() -> None:
     sources = "".join(
         path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")
@@ -125,9 +160,12 @@ def test_every_threat_names_tests_that_exist() -> None:
     assert set(TEST.findall(text("THREAT_MODEL.md"))) - exist == set()
 
 
-def test_the_picture_is_one() -> None:
-    root = ElementTree.parse(ROOT / "docs/two-views.svg").getroot()
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("two-views.svg", ("HOST VIEW", "CONTAINER VIEW")), ("layers.svg", ("EROFS", "OVERLAY"))],
+)
+def test_the_pictures_are_some(name: str, said: tuple[str, ...]) -> None:
+    root = ElementTree.parse(ROOT / "docs" / name).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     words = " ".join(root.itertext())
-    assert "HOST VIEW" in words
-    assert "CONTAINER VIEW" in words
+    assert [word for word in said if word not in words] == []

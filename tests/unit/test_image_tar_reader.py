@@ -76,6 +76,21 @@ def test_an_archive_may_end_without_a_mark() -> None:
     assert entries(END + bytes(9216)) == []
 
 
+@pytest.mark.parametrize(
+    ("magic", "name"),
+    [
+        (b"ustar\x0000", b"p/a"),
+        (b"ustar\0\0\0", b"p/a"),
+        (b"ustar\x0099", b"p/a"),
+        (b"ustar  \0", b"a"),
+    ],
+)
+def test_the_prefix_is_ustars_whatever_its_version(magic: bytes, name: bytes) -> None:
+    """As Go and Python have it; old GNU tar keeps times in its place."""
+    block = patched(patched(member(b"a"), 345, b"p"), 257, magic)
+    assert [entry.name for entry in entries(block + END)] == [name]
+
+
 @pytest.mark.parametrize("padding", [0, 1, 87, 423, 424])
 def test_the_last_member_may_lack_padding(padding: int) -> None:
     """umoci writes such archives, and Go's reader takes them."""
@@ -196,8 +211,10 @@ HOSTILE = {
     "size with a sign": number(124, b"-0000010000\0"),
     "size with an underscore": number(124, b"0000_010000\0"),
     "negative mode": number(100, b"\xff" * 8),
+    "mode of 57 bits": number(100, b"\x81" + bytes(7)),
     "negative uid": number(108, b"\xff" * 8),
     "huge device number": patched(member(b"bad", b"3"), 329, b"7777777\0") + END,
+    "prefix without a magic": patched(patched(member(b"bad"), 345, b"p"), 257, bytes(8)) + END,
     "unknown type": member(b"bad", b"Z") + END,
     "volume label": member(b"bad", b"V") + END,
     "data behind a symlink": member(b"bad", b"2", b"x") + END,

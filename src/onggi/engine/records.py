@@ -26,9 +26,12 @@ from onggi.errors import (
     ResourceExhausted,
     from_os_error,
 )
+from onggi.image.durable import drop_reserve, keep_reserve
 
 State = Literal["created", "starting", "running", "paused", "exited", "removing"]
 SCHEMA_VERSION = 1
+#: Space set aside to open the database on a full disk: its WAL and the WAL's index.
+RESERVE_BYTES = 256 << 10
 log = logging.getLogger(__name__)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS containers (
@@ -93,6 +96,20 @@ class Records:
         """
         self._late: list[tuple[str, tuple[object, ...]]] = []
         self._path = path
+        reserve = f"{path}.reserve"
+        try:
+            self._open()
+        except ResourceExhausted:
+            # Images are removed through the engine: it must start on a full disk too.
+            if not drop_reserve(reserve):
+                raise
+            self._open()
+        keep_reserve(reserve, RESERVE_BYTES)
+        self.names = {r.name: r.id for r in self.containers.values() if r.name}
+        self._encode = msgspec.json.Encoder().encode
+
+    def _open(self) -> None:
+        path = self._path
         try:
             _make_private(path)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -110,9 +127,8 @@ class Records:
             self.containers = {r.id: r for r in self._load("containers", ContainerRecord)}
             self.volumes = {r.name: r for r in self._load("volumes", VolumeRecord)}
         except sqlite3.DatabaseError as error:
+            self._db.close()
             raise _database_error(error, path) from None
-        self.names = {r.name: r.id for r in self.containers.values() if r.name}
-        self._encode = msgspec.json.Encoder().encode
 
     def _load(self, table: str, cls: type[_Record]) -> list[_Record]:
         decode = msgspec.json.Decoder(cls).decode

@@ -209,10 +209,12 @@ def _wanted(
     if not all_tags:
         return [reference]
     from onggi.image.registry.client import RegistryClient  # noqa: PLC0415
+    from onggi.image.registry.referrers import is_referrers_tag  # noqa: PLC0415
 
     client = RegistryClient(reference.registry, images.settings, keychain)
     try:
-        tags = list(client.repository(reference.repository).tags())
+        found = client.repository(reference.repository).tags()
+        tags = [tag for tag in found if not is_referrers_tag(tag)]
     finally:
         client.close()
     if not tags:

@@ -20,6 +20,7 @@ from msgspec import Struct
 from onggi.errors import EngineError, InvalidArgument, from_os_error
 from onggi.image.reference import Reference
 from onggi.image.settings import ImageSettings
+from onggi.runtime.printable import printable
 
 MAX_FILE_BYTES = 1024 * 1024
 MAX_PARALLEL = 64
@@ -127,6 +128,14 @@ class _Reader:
         for host in image.insecure_registries:
             if not _is_range(host):
                 self._host("image.insecure_registries", host)
+        self._check_aliases(image)
+        self._check_numbers(image)
+        for directory in image.certificate_directories:
+            if not os.path.isabs(directory):
+                where = "image.certificate_directories"
+                raise self._wrong(where, f"expected absolute paths, found {directory!r}")
+
+    def _check_aliases(self, image: ImageSettings) -> None:
         for short, name in image.aliases.items():
             where = _joined("image.aliases", short)
             try:
@@ -136,10 +145,8 @@ class _Reader:
             if reference.tag or reference.digest:
                 hint = "the tag comes from what is typed"
                 raise self._wrong(where, f"expected a name without tag, found {name!r}", hint)
-        for directory in image.certificate_directories:
-            if not os.path.isabs(directory):
-                where = "image.certificate_directories"
-                raise self._wrong(where, f"expected absolute paths, found {directory!r}")
+
+    def _check_numbers(self, image: ImageSettings) -> None:
         if not 1 <= image.parallel <= MAX_PARALLEL:
             raise self._wrong(
                 "image.parallel", f"expected 1 to {MAX_PARALLEL}, found {image.parallel}"
@@ -172,7 +179,7 @@ def _is_range(text: str) -> bool:
 
 def _joined(where: str, key: str) -> str:
     """A key as TOML writes it: `image.registries."docker.io"`."""
-    shown = key if _BARE_KEY.fullmatch(key) else f'"{key}"'
+    shown = key if _BARE_KEY.fullmatch(key) else f'"{printable(key, 200)}"'
     return f"{where}.{shown}" if where else shown
 
 

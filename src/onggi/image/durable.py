@@ -69,6 +69,30 @@ def replace_file(path: str, data: bytes, staging: str) -> None:
         raise from_os_error(error, "writing") from error
 
 
+def keep_reserve(path: str, size_bytes: int) -> None:
+    """Set so much space aside in the file `path`, if it is not yet and the disk has it."""
+    # A full disk is no reason to fail: whoever frees space comes here again.
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(fd).st_size < size_bytes:
+                os.posix_fallocate(fd, 0, size_bytes)
+        finally:
+            os.close(fd)
+
+
+def drop_reserve(path: str) -> bool:
+    """Give the space of `keep_reserve` back; whether there was any."""
+    try:
+        size_bytes = os.stat(path).st_size
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    # ext4 hands freed blocks out again only when the deletion is committed.
+    sync_directory(os.path.dirname(path))
+    return size_bytes > 0
+
+
 def sealed(data: bytes) -> bytes:
     """`data` behind a line with its checksum, so that a damaged record is never believed."""
     return hashlib.sha256(data).hexdigest().encode() + b"\n" + data

@@ -23,7 +23,6 @@ from onggi.image.erofs.tree import index_layer
 from onggi.image.layer_record import DIRECTORY, METADATA, TAR, Form
 from onggi.image.layer_rules import PLAIN_MODE, ParentAttributes
 from onggi.image.trees import open_beneath
-from onggi.kernel.syscalls import syncfs
 
 #: Written pages go to the disk in pieces of this size while the stream still arrives.
 WRITE_BACK_BYTES = 8 << 20
@@ -37,6 +36,7 @@ class Unpacked(Protocol):
 
     form: Form
     entries: int
+    lasting: bool
 
     @property
     def missing(self) -> Sequence[bytes]: ...
@@ -44,7 +44,7 @@ class Unpacked(Protocol):
         """Give a missing directory its attributes; nothing if something else is there by now."""
 
     def seal(self) -> str:
-        """Make all of it durable; the metadata image's digest, if there is one."""
+        """Finish it, durably unless `lasting` says otherwise; the metadata image's digest or ""."""
 
     def close(self) -> None: ...
 
@@ -53,6 +53,8 @@ class UnpackedDirectory:
     """The form `overlay`. Raises what `apply_layer` does, and OSError."""
 
     form: Form = "overlay"
+    #: `LayerSync` sees to it later.
+    lasting = False
 
     def __init__(self, place: int, chunks: Iterator[bytes], limits: Limits) -> None:
         os.mkdir(DIRECTORY, dir_fd=place)
@@ -79,8 +81,6 @@ class UnpackedDirectory:
             os.utime(fd, ns=(like.mtime_ns, like.mtime_ns))
 
     def seal(self) -> str:
-        # Thousands of small files: one call for the file system beats one for each.
-        syncfs(self._fd)
         return ""
 
     def close(self) -> None:
@@ -91,6 +91,7 @@ class UnpackedTar:
     """The form `erofs`. Raises what `index_layer` does, and OSError."""
 
     form: Form = "erofs"
+    lasting = True
 
     def __init__(self, place: int, chunks: Iterator[bytes], limits: Limits) -> None:
         self._place = os.dup(place)

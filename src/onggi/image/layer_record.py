@@ -8,6 +8,8 @@ Source: image-spec config.md#layer-chainid.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import stat
 from collections.abc import Sequence
@@ -18,11 +20,13 @@ from msgspec import structs
 
 from onggi.errors import SpecError
 from onggi.image.durable import write_all
+from onggi.kernel.processes import boot_id
 from onggi.specs.image import check_digest, digest_of
 
 Form = Literal["overlay", "erofs"]
 
 RECORD = "layer.json"
+_FRESH = "layer.json.new"
 #: Of the form `overlay`: the layer's root directory.
 DIRECTORY = "fs"
 #: Of the form `erofs`: the plain tar, and the metadata image that refers into it.
@@ -35,6 +39,7 @@ _MAX_RECORD_BYTES = 1 << 16
 class LayerRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One layer on disk. `size_bytes`: of the plain tar. `metadata_digest`: of METADATA, or "".
 
+    `boot`: not known to be durable, so good for this boot of the kernel only; "": for ever.
     `checksum`: in the file, a digest of all the rest.
     """
 
@@ -44,6 +49,7 @@ class LayerRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_bytes: int
     entries: int
     metadata_digest: str = ""
+    boot: str = ""
     checksum: str = ""
 
     @property
@@ -68,15 +74,28 @@ def next_chain_id(parent: str | None, diff_id: str) -> str:
     return digest_of(f"{check_digest(parent)} {diff_id}".encode())
 
 
-def write_record(place: int, record: LayerRecord) -> None:
-    """Write the record into the directory `place`, durably. Raises: OSError."""
+def write_record(place: int, record: LayerRecord, name: str = RECORD) -> None:
+    """Write the record into the directory `place`, durably if it is to last. Raises: OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    fd = os.open(RECORD, flags, 0o600, dir_fd=place)
+    fd = os.open(name, flags, 0o600, dir_fd=place)
     try:
         write_all(fd, msgspec.json.encode(structs.replace(record, checksum=_checksum(record))))
-        os.fsync(fd)
+        if not record.boot:
+            os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def confirm_record(place: int, chain_id: str) -> None:
+    """Note that the layer in the directory `place` is durable. Raises: OSError."""
+    record = read_record(f"/proc/self/fd/{place}", chain_id)
+    if record is None or not record.boot:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_FRESH, dir_fd=place)
+    write_record(place, structs.replace(record, boot=""), _FRESH)
+    os.rename(_FRESH, RECORD, src_dir_fd=place, dst_dir_fd=place)
+    os.fsync(place)
 
 
 def read_record(path: str, chain_id: str) -> LayerRecord | None:
@@ -89,11 +108,17 @@ def read_record(path: str, chain_id: str) -> LayerRecord | None:
         record = msgspec.json.decode(os.read(fd, _MAX_RECORD_BYTES), type=LayerRecord)
         bare = structs.replace(record, checksum="")
         whole = record.chain_id == chain_id and record.checksum == _checksum(bare)
-        return bare if whole else None
+        return bare if whole and record.boot in ("", this_boot()) else None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, SpecError):
         return None
     finally:
         os.close(fd)
+
+
+@functools.cache
+def this_boot() -> str:
+    """The id of this boot of the kernel; one process sees no other."""
+    return boot_id()
 
 
 def _checksum(record: LayerRecord) -> str:

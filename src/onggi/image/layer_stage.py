@@ -17,7 +17,7 @@ from onggi.image.compression import Limits, Read, plain_chunks
 from onggi.image.durable import delete_tree, staged_directory
 from onggi.image.erofs.writer import NotExpressible
 from onggi.image.layer_forms import Unpacked, UnpackedDirectory, UnpackedTar
-from onggi.image.layer_record import Form, LayerRecord, write_record
+from onggi.image.layer_record import Form, LayerRecord, this_boot, write_record
 from onggi.image.layer_rules import ParentAttributes
 from onggi.image.merged import MergedView
 from onggi.image.tar_reader import shown
@@ -72,7 +72,7 @@ class StagedLayer:
         return self._content
 
     def seal(self, parent: str | None, below: MergedView | None) -> None:
-        """Make it a layer on top of `parent`, whose files are `below`; durable on return.
+        """Make it a layer on top of `parent`, whose files are `below`; durable if `lasting`.
 
         Raises:
             InvalidArgument: the layer has files where a layer below has a symlink. OSError.
@@ -91,9 +91,16 @@ class StagedLayer:
             size_bytes=self.size_bytes,
             entries=self._unpacked.entries,
             metadata_digest=metadata_digest,
+            boot="" if self._unpacked.lasting else this_boot(),
         )
         write_record(self._fd, record)
-        os.fsync(self._fd)
+        if self.lasting:
+            os.fsync(self._fd)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it is durable once it is sealed."""
+        return self._unpacked.lasting
 
     def _fall_back(self) -> None:
         tar, self._content = self._content, None

@@ -34,6 +34,7 @@ from onggi.image.layer_record import (
     read_record,
 )
 from onggi.image.layer_stage import StagedLayer
+from onggi.image.layer_sync import LayerSync
 from onggi.image.merged import MergedView
 from onggi.image.trash import Trash
 from onggi.image.trees import Usage, measure
@@ -61,14 +62,20 @@ class LayerStore:
         self._staging = os.path.join(root, "staging")
         self._known: dict[str, tuple[tuple[int, int, int], LayerRecord]] = {}
         self._mounts = LayerMounts()
+        self._sync = LayerSync()
         for path in (root, self._layers, self._staging):
             os.makedirs(path, mode=0o700, exist_ok=True)
         self._trash = Trash(os.path.join(root, "trash"))
         sweep_staging(self._staging)
 
     def close(self) -> None:
-        """Let go of the layers' mounts; the paths of `lowers` end with it."""
+        """Sync what is not, and let go of the mounts; the paths of `lowers` end with it."""
+        self.settle()
         self._mounts.close()
+
+    def settle(self) -> None:
+        """Wait until every layer that can be durable is."""
+        self._sync.wait()
 
     @property
     def form(self) -> Form:
@@ -189,7 +196,8 @@ class LayerStore:
     def commit(self, staged: StagedLayer, parent: str | None) -> str:
         """Make an unpacked layer appear on top of `parent` (a chain id); answers its chain id.
 
-        Durable on return. One that is there already stays, and `staged` is only closed.
+        It survives any process; the form `overlay` also the machine's crash a moment later
+        (`LayerSync`). One that is there already stays, and `staged` is only closed.
 
         Raises:
             NotFound: no such parent.
@@ -203,7 +211,12 @@ class LayerStore:
             try:
                 with self._below(parent) as below:
                     staged.seal(parent, below)
+                lasting = staged.lasting
                 self._appear(staged, chain_id)
+                if lasting:
+                    sync_directory(self._layers)
+                else:
+                    self._sync.add(self._layer(chain_id), chain_id)
             except OSError as error:
                 raise from_os_error(error, "committing a layer") from error
         return chain_id
@@ -278,7 +291,6 @@ class LayerStore:
                 # What is there is damaged, so it is no layer.
                 self.remove_layer(chain_id)
                 staged.move_to(place)
-        sync_directory(self._layers)
 
     def _find(self, chain_id: str) -> LayerRecord | None:
         place = self._layer(chain_id)
@@ -304,9 +316,13 @@ class LayerStore:
         """
         for name in os.listdir(self._layers):
             chain_id = f"sha256:{name}"
-            if not self._is_layer(chain_id) and chain_id not in in_use:
-                with contextlib.suppress(FileNotFoundError):
-                    self._trash.take(os.path.join(self._layers, name))
+            place = os.path.join(self._layers, name)
+            with contextlib.suppress(FileNotFoundError):
+                if not self._is_layer(chain_id):
+                    if chain_id not in in_use:
+                        self._trash.take(place)
+                elif self.record(chain_id).boot:
+                    self._sync.add(place, chain_id)  # a crash came before it was synced
         sweep_staging(self._staging)
         self._trash.sweep()
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +31,8 @@ from onggi.errors import (
     from_os_error,
 )
 from onggi.image.durable import (
+    drop_reserve,
+    keep_reserve,
     replace_file,
     sealed,
     staged_file,
@@ -197,7 +198,8 @@ class ContentStore:
         if backup is None:
             if os.path.lexists(os.path.join(self.root, _BACKUP)):
                 return f"{_BACKUP} is damaged"
-            return f"{_BACKUP} is missing" if found is not None else ""
+            # The first index of all is written before there is a backup.
+            return "" if found in (None, EMPTY_INDEX) else f"{_BACKUP} is missing"
         if found is None:
             return f"{_INDEX} is missing"
         return "" if backup.holds(found) else f"{_INDEX} is not what was written last"
@@ -222,7 +224,7 @@ class ContentStore:
         try:
             self._write_index(data, before)
         except ResourceExhausted:
-            if len(data) > len(before) or not self._drop_reserve():
+            if len(data) > len(before) or not drop_reserve(os.path.join(self.root, _RESERVE)):
                 raise
             self._write_index(data, before)
         self.keep_reserve(len(data))  # the files that were replaced have left space for it
@@ -237,26 +239,7 @@ class ContentStore:
 
     def keep_reserve(self, index_bytes: int = 0) -> None:
         """Set space for an index aside, if it is not yet and the disk has some."""
-        wanted = max(RESERVE_BYTES, 4 * index_bytes)
-        # A full disk is no reason to fail: whoever frees space comes here again.
-        with suppress(OSError):
-            fd = os.open(
-                os.path.join(self.root, _RESERVE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            try:
-                if os.fstat(fd).st_size < wanted:
-                    os.posix_fallocate(fd, 0, wanted)
-            finally:
-                os.close(fd)
-
-    def _drop_reserve(self) -> bool:
-        try:
-            os.unlink(os.path.join(self.root, _RESERVE))
-        except FileNotFoundError:
-            return False
-        # ext4 hands freed blocks out again only when the deletion is committed.
-        sync_directory(self.root)
-        return True
+        keep_reserve(os.path.join(self.root, _RESERVE), max(RESERVE_BYTES, 4 * index_bytes))
 
     def _read_file(self, name: str) -> bytes | None:
         try:

@@ -317,8 +317,11 @@ def _plain_entry(raw: bytes, fields: tuple[bytes, ...]) -> Entry:
     name = fields[0].split(b"\0", 1)[0]
     kind: int = fields[7]  # type: ignore[assignment]
     magic = fields[9]
-    if magic == b"ustar\x0000" and raw[345]:
-        name = fields[14].split(b"\0", 1)[0] + b"/" + name
+    if raw[345]:
+        if magic[:6] == b"ustar\0":
+            name = fields[14].split(b"\0", 1)[0] + b"/" + name
+        elif magic != b"ustar  \0":  # old GNU tar has times there
+            raise InvalidArgument(f"archive member {shown(name)}: a prefix without ustar's magic")
     entry = Entry(
         name,
         kind,
@@ -340,12 +343,10 @@ def _number(field: bytes, what: str, name: bytes, *, negative: bool = False) -> 
     if digits.isdigit() and b"8" not in digits and b"9" not in digits:
         return int(digits, 8)
     first = field[0]
-    if first & 0x80:
-        value = int.from_bytes(field, "big") - (first << (8 * (len(field) - 1)))
-        if first == 0xFF:
-            value -= 1 << (8 * (len(field) - 1))
-        elif first != 0x80:
-            value += (first & 0x7F) << (8 * (len(field) - 1))
+    if first == 0x80:
+        value = int.from_bytes(field[1:], "big")
+    elif first & 0x80:  # a number with anything but 0xFF there is of 56 bits or more
+        value = int.from_bytes(field, "big", signed=True) if first == 0xFF else -(2**63)
     else:
         text = field.split(b"\0", 1)[0].strip(b" ")
         try:

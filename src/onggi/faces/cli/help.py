@@ -19,6 +19,12 @@ _START = (
     ("onggi run -d --name web -m 64m busybox httpd -f", "in the background, with a limit"),
     ("onggi view web", "what the host sees, what the container sees"),
 )
+#: Verbs that are listed under their short names already.
+_TWICE = frozenset(
+    ("image ls", "image rm", "image tag", "image load", "image save", "image import", "image pull",
+     "image push", "image history", "registry login", "registry logout", "system info",
+     "system version")
+)  # fmt: skip
 
 
 def overview(options: Sequence[Option], out: Output) -> str:
@@ -30,19 +36,14 @@ def overview(options: Sequence[Option], out: Output) -> str:
     ]
     for group, verbs in catalogue.GROUPS.items():
         lines += ["", out.bold(group)]
-        rows = [
-            (name, line)
-            for name, (_, _, line) in verbs.items()
-            if not name.startswith(("image ls", "image rm", "image tag", "image load", "system "))
-            and name not in ("image save", "image import")
-        ]
+        rows = [(name, line) for name, (_, _, line) in verbs.items() if name not in _TWICE]
         lines += _columns(rows, out.columns, 18)
     lines += ["", out.bold("Options")]
     lines += _columns([(_names(o), o.help) for o in options], out.columns, 18)
     lines += ["", out.bold("Begin with")]
     lines += _columns([(command, what) for command, what in _START], out.columns, 50)
-    lines += ["", "onggi COMMAND --help explains a command; onggi container, image, volume and"]
-    lines += ["engine group them as docker does."]
+    lines += ["", "onggi COMMAND --help explains a command; onggi container, image, registry,"]
+    lines += ["volume, system and engine group them as docker does."]
     return "\n".join(lines) + "\n"
 
 

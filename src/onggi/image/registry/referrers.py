@@ -5,6 +5,7 @@ Source: distribution-spec spec.md#listing-referrers, #referrers-tag-schema.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 from onggi.errors import DataLoss, InvalidArgument, NotFound, SpecError
@@ -21,11 +22,17 @@ from onggi.specs.image import (
 )
 
 MAX_REFERRERS = 100_000
+_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\.\w+)?", re.ASCII)
 
 
 def referrers_tag(digest: str) -> str:
     """The tag under which clients keep the list where a registry does not."""
     return digest.replace(":", "-", 1)
+
+
+def is_referrers_tag(tag: str) -> bool:
+    """Whether a tag lists what refers to an image, or is cosign's for one (`sha256-….sig`)."""
+    return _REFERRERS_TAG.fullmatch(tag) is not None
 
 
 def referrers(

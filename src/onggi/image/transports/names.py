@@ -83,7 +83,9 @@ def parse_transport(text: str) -> TransportName:
     if not colon or (parse := _PARSERS.get(transport)) is None:
         return _bare(text, transport if colon else "", rest)
     if not rest.removeprefix("//"):
-        raise InvalidArgument(f"{text!r} names nothing behind the colon", hint=f"write {KNOWN}")
+        raise InvalidArgument(
+            f"{text[:200]!r} names nothing behind the colon", hint=f"write {KNOWN}"
+        )
     return parse(rest)
 
 
@@ -100,7 +102,8 @@ def _bare(text: str, transport: str, rest: str) -> StoreName:
 
 def _registry(rest: str) -> RegistryName:
     if not rest.startswith("//"):
-        raise InvalidArgument(f"docker:{rest[:200]}: two slashes are missing", hint="docker://NAME")
+        shown = f"docker:{rest}"[:200]
+        raise InvalidArgument(f"{shown!r}: two slashes are missing", hint="docker://NAME")
     Reference.parse(rest[2:])
     return RegistryName(rest[2:])
 
