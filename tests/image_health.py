@@ -125,7 +125,9 @@ MADE = (
 
 def fill(images: ImageStore) -> list[Image]:
     """Two images that share a layer; all compressions; one is behind an index."""
-    return [make(images, *names, layers=layers, indexed=index) for names, layers, index in MADE]
+    made = [make(images, *names, layers=layers, indexed=index) for names, layers, index in MADE]
+    images.snapshots.settle()
+    return made
 
 
 def blocks_below(path: str) -> int:

@@ -121,7 +121,7 @@ def digest_in(onggi: Onggi, name: str) -> str:
 
 def marker_of(onggi: Onggi, name: str) -> str:
     """What a container of this image says, with the image's own command and with one given."""
-    said = onggi.out("run", "--rm", "--pull", "never", name)
+    said: str = onggi.out("run", "--rm", "--pull", "never", name)
     assert onggi.out("run", "--rm", "--pull", "never", name, "cat", "/marker") == said
     return said
 

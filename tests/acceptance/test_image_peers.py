@@ -326,7 +326,7 @@ def test_skopeo_pushes_to_it(registry: Rig, onggi: Onggi, own_onggi: Onggi, tmp_
         assert graph(index, in_store(own_onggi)) == sent
         assert digest_in(own_onggi, "images.lan:5000/in:1") == index
         assert marker_of(own_onggi, "images.lan:5000/in:1") == "pushed in"
-        # And out again, to ananother registry, by skopeo.
+        # And out again, to another registry, by skopeo.
         words = (f"docker://{address}/in:1", f"docker://{registry.address}/out:1")
         skopeo("copy", "-q", "--all", *words)
         assert graph(index, in_registry(registry)) == sent

@@ -326,7 +326,7 @@ class Multi(NamedTuple):
 
     name: str
     layout: Path
-    index: str
+    root: str
     here: str
     there: str
 
@@ -346,7 +346,7 @@ def multi(registries: Registries, onggi: Onggi, tmp_path_factory: pytest.TempPat
 
 def test_an_index_gives_what_runs_here(multi: Multi, other: Onggi) -> None:
     other.run("pull", multi.name)
-    assert digest_in(other, multi.name) == multi.index
+    assert digest_in(other, multi.name) == multi.root
     sent = graph(multi.here, in_layout(multi.layout))
     assert graph(multi.here, in_store(other)) == sent
     assert other.inspect(multi.name)["Id"] == config_digest(multi.here, in_layout(multi.layout))
@@ -371,21 +371,21 @@ def test_every_platform_of_an_index(
     registries: Registries, multi: Multi, onggi: Onggi, other: Onggi
 ) -> None:
     other.run("pull", "--all-platforms", multi.name)
-    sent = graph(multi.index, in_layout(multi.layout))
+    sent = graph(multi.root, in_layout(multi.layout))
     assert multi.there in sent
-    assert graph(multi.index, in_store(other)) == sent
+    assert graph(multi.root, in_store(other)) == sent
     assert marker_of(other, multi.name) == "two platforms"
     again = f"{registries.plain.address}/team/again:1"
-    assert multi.index in other.out("push", "--all-platforms", multi.name, again)
-    assert tag_in_registry(registries.plain, "team/again", "1") == multi.index
+    assert multi.root in other.out("push", "--all-platforms", multi.name, again)
+    assert tag_in_registry(registries.plain, "team/again", "1") == multi.root
     assert json.loads(skopeo("inspect", "--raw", f"docker://{again}")) == json.loads(
-        sent[multi.index]
+        sent[multi.root]
     )
     # The index by its digest; one of its members by its own.
     repository = again.rpartition(":")[0]
-    onggi.run("pull", "-q", f"{repository}@{multi.index}")
-    assert marker_of(onggi, f"{repository}@{multi.index}") == "two platforms"
-    onggi.run("rmi", "-f", f"{repository}@{multi.index}")
+    onggi.run("pull", "-q", f"{repository}@{multi.root}")
+    assert marker_of(onggi, f"{repository}@{multi.root}") == "two platforms"
+    onggi.run("rmi", "-f", f"{repository}@{multi.root}")
     found = config_of(multi.there, in_registry(registries.plain))
     assert found["architecture"] == ELSEWHERE
 
@@ -394,8 +394,8 @@ def test_a_copy_keeps_all_or_takes_one(multi: Multi, onggi: Onggi, tmp_path: Pat
     source = f"docker://{multi.name}"
     layout = tmp_path / "layout"
     copied = ("image", "copy", "-q", source)
-    assert onggi.out(*copied, f"oci:{layout}:all", "--all") == multi.index
-    assert graph(multi.index, in_layout(layout)) == graph(multi.index, in_layout(multi.layout))
+    assert onggi.out(*copied, f"oci:{layout}:all", "--all") == multi.root
+    assert graph(multi.root, in_layout(layout)) == graph(multi.root, in_layout(multi.layout))
     assert onggi.out(*copied, f"oci:{tmp_path}/host:one") == multi.here
     words = ("--platform", f"linux/{ELSEWHERE}")
     assert onggi.out(*copied, *words, f"oci:{tmp_path}/there:one") == multi.there

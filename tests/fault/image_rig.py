@@ -221,7 +221,7 @@ def damage_of(found: Sequence[Damage]) -> list[str]:
 def assert_sound(images: ImageStore, *, in_use: Sequence[str] = ()) -> None:
     """No damage, and every image that can be seen is whole and ready to run."""
     found = check(images, in_use=in_use)
-    assert damage_of(found) == []
+    assert damage_of(found) == [], [str(damage) for damage in found]
     for image in images.list():
         for chain_id in image.chain_ids:
             assert images.snapshots.exists(chain_id), f"{image.names}: no layer {chain_id}"

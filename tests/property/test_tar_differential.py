@@ -69,7 +69,7 @@ STRICTER = {
     r"a prefix without ustar's magic": "some readers would see it, others not",
     r"unknown type": "tarfile takes it for a file",
     r"data behind what has none": "tarfile skips it, others read headers there",
-    r"sparse": "tarfile checks no map",
+    r"sparse|the real size is": "tarfile checks no map",
 }
 #: Where tarfile refuses and we read: why.
 LOOSER = {

@@ -244,6 +244,8 @@ HOSTILE = {
         (b"GNU.sparse.major", b"1"), (b"GNU.sparse.realsize", b"9"), (b"size", b"%d" % 2**62)
     )
     + member(b"bad"),
+    "sparse name without a map": pax((b"GNU.sparse.name", b"other")) + member(b"bad") + END,
+    "NUL in a PAX key": pax((b"\0NU.sparse.major", b"1")) + member(b"bad") + END,
     "sparse directory": pax((b"GNU.sparse.size", b"0"), (b"GNU.sparse.map", b""))
     + member(b"bad", b"5")
     + END,

@@ -79,7 +79,7 @@ def _record(data: bytes, at: int) -> tuple[int, bytes, bytes]:
     key, equals, value = data[space + 1 : end - 1].partition(b"=")
     if not equals or not key:
         raise InvalidArgument("damaged PAX header: a record without a key")
-    if b"\0" in value and not key.startswith(_XATTR):
+    if (b"\0" in value or b"\0" in key) and not key.startswith(_XATTR):
         raise InvalidArgument(f"a NUL in the PAX record {key[:60]!r}")
     return end, key, value
 
@@ -108,10 +108,10 @@ def _read_sparse(header: PaxHeader, values: dict[bytes, bytes], pieces: list[int
     major = _optional(values, b"GNU.sparse.major")
     minor = _optional(values, b"GNU.sparse.minor")
     text = values.get(b"GNU.sparse.map")
-    header.sparse = major is not None or text is not None or b"GNU.sparse.size" in values
-    if not header.sparse and not pieces:
+    # Of an incomplete set, some readers take the name and others nothing: all of it is checked.
+    header.sparse = bool(pieces) or any(key.startswith(b"GNU.sparse.") for key in values)
+    if not header.sparse:
         return
-    header.sparse = True
     header.sparse_version = (major or 0, minor or 0)
     header.real_size = _optional(values, b"GNU.sparse.realsize")
     if header.real_size is None:
