@@ -115,7 +115,7 @@ def make_image(onggi: Onggi, name: str, marker: str) -> str:
 def digest_in(onggi: Onggi, name: str) -> str:
     """What an engine says the digest of an image is."""
     found = json.loads(onggi.out("image", "inspect", name))[0]["RepoDigests"]
-    (digest,) = {each.rpartition("@")[2] for each in found}
+    (digest,) = {str(each).rpartition("@")[2] for each in found}
     return digest
 
 

@@ -179,7 +179,8 @@ def oci_archive(layer: bytes, architecture: str = "amd64", claimed: bytes | None
 def test_an_image_for_another_machine(onggi: Onggi) -> None:
     archive = oci_archive(rig.busybox_tar(onggi.root.parent), architecture="arm64")
     done = onggi.run("load", stdin=archive, check=False)
-    said = done.stderr if done.returncode else refused(onggi, "run", "--rm", "--pull", "never", "made:1")
+    run = ("run", "--rm", "--pull", "never", "made:1")
+    said = done.stderr if done.returncode else refused(onggi, *run)
     assert "linux/arm64" in said
     assert "linux/amd64" in said or os.uname().machine in said
     onggi.run("rmi", "made:1", check=False)
@@ -188,7 +189,8 @@ def test_an_image_for_another_machine(onggi: Onggi) -> None:
 def test_a_layer_that_is_not_what_its_image_says(onggi: Onggi) -> None:
     tar = rig.busybox_tar(onggi.root.parent)
     done = onggi.run("load", stdin=oci_archive(tar, claimed=b"other"), check=False)
-    said = done.stderr if done.returncode else refused(onggi, "run", "--rm", "--pull", "never", "made:1")
+    run = ("run", "--rm", "--pull", "never", "made:1")
+    said = done.stderr if done.returncode else refused(onggi, *run)
     assert "has the content of sha256:" in said
     onggi.run("rmi", "made:1", check=False)
 
