@@ -34,6 +34,7 @@ fuzz: build
 
 bench: build
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.images
 
 bench-peers:
 	@scripts/packages bench

@@ -398,3 +398,16 @@ def test_damaged_metadata_is_an_error_not_a_layer(snapshots: Snapshotter) -> Non
         snapshots.lowers((chain,))
     assert descriptors() == before
     assert len(LayerMounts()) == 0
+
+
+def test_new_layers_are_spread_over_the_disk(tmp_path: Path) -> None:
+    """Where the file system is ext4: the flag is there, and a second opening leaves it."""
+    for _ in range(2):
+        Snapshotter(str(tmp_path / "s"), "overlay").close()
+    staging = tmp_path / "s" / "staging"
+    done = subprocess.run(
+        ["lsattr", "-d", str(staging)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("host feature missing: a file system with inode flags")
+    assert "T" in done.stdout.split()[0]

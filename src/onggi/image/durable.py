@@ -14,12 +14,20 @@ import hashlib
 import os
 import secrets
 import stat
+import struct
 from collections.abc import Iterator
 
 from onggi.errors import EngineError, Internal, from_os_error
 
 #: How many directories deep `delete_tree` goes by itself: a descriptor and a frame for each.
 MAX_DEPTH = 32
+
+
+_LONG_BYTES = struct.calcsize("l")
+#: FS_IOC_GETFLAGS, FS_IOC_SETFLAGS and FS_TOPDIR_FL of include/uapi/linux/fs.h.
+_GET_FLAGS = 2 << 30 | _LONG_BYTES << 16 | ord("f") << 8 | 1
+_SET_FLAGS = 1 << 30 | _LONG_BYTES << 16 | ord("f") << 8 | 2
+_TOP_DIRECTORY = 0x00020000
 
 
 def sync_directory(path: str) -> None:
@@ -191,6 +199,25 @@ def sweep_staging(directory: str) -> int:
     finally:
         os.close(parent)
     return swept
+
+
+def spread_directories(path: str) -> None:
+    """Have ext4 put each new directory in `path` where inodes are free, far from the others.
+
+    ext4 does not reuse an inode within a minute of its deletion, and looks at each such inode again
+    whenever a file is made nearby: after an image was removed, unpacking the next one took seven
+    times as long. Other file systems have no such flag, and no such trouble.
+
+    Source: chattr(1), attribute T; ioctl_iflags(2).
+    """
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flags = struct.unpack("l", fcntl.ioctl(fd, _GET_FLAGS, bytes(_LONG_BYTES)))[0]
+            if not flags & _TOP_DIRECTORY:
+                fcntl.ioctl(fd, _SET_FLAGS, struct.pack("l", flags | _TOP_DIRECTORY))
+        finally:
+            os.close(fd)
 
 
 def delete_tree(parent: int, name: str | bytes) -> None:

@@ -19,7 +19,13 @@ from typing import BinaryIO, Literal
 
 from onggi.errors import NotFound, SpecError, SyscallError, Unsupported, from_os_error
 from onggi.image.compression import DEFAULT_LIMITS, Limits, Read
-from onggi.image.durable import locked, staged_directory, sweep_staging, sync_directory
+from onggi.image.durable import (
+    locked,
+    spread_directories,
+    staged_directory,
+    sweep_staging,
+    sync_directory,
+)
 from onggi.image.erofs.mount import probe
 from onggi.image.layer_check import check_directory, check_files
 from onggi.image.layer_mounts import LayerMounts
@@ -65,6 +71,7 @@ class LayerStore:
         self._sync = LayerSync()
         for path in (root, self._layers, self._staging):
             os.makedirs(path, mode=0o700, exist_ok=True)
+        spread_directories(self._staging)
         self._trash = Trash(os.path.join(root, "trash"))
         sweep_staging(self._staging)
 
