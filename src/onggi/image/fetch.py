@@ -95,12 +95,13 @@ class Fetcher:
             ResourceExhausted: the disk is full; nothing stays.
             NotFound, PermissionDenied: as `Source.open`. Conflict: cancelled.
         """
+        # In this order: one that arrives between the two looks is no damaged one.
+        there = self._content.size_bytes(descriptor.digest) is not None
         here = not again and self.is_here(descriptor, verify=self._verify)
         if here:
             self._say("already here", descriptor, descriptor.size)
             self._join(descriptor, landed())
         else:
-            there = self._content.size_bytes(descriptor.digest) is not None
             self._bring_in(descriptor, again=again or there)
         if self._origin:
             self._origins.record(descriptor.digest, self._origin)
