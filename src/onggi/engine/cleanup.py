@@ -14,6 +14,8 @@ import logging
 import os
 import shutil
 
+import msgspec
+
 from onggi.engine.core import Core
 from onggi.engine.records import ContainerRecord
 from onggi.errors import EngineError
@@ -29,15 +31,32 @@ async def clean_run(core: Core, record: ContainerRecord) -> None:
     core.ranges.give_back(record.id)
 
 
+def begin_removal(
+    core: Core, record: ContainerRecord, *, volumes: bool = True
+) -> ContainerRecord:
+    """The record that says `removing`, stored. Names are free from here on: the container's, and
+    with `volumes` those of its anonymous volumes, unless another container uses one."""
+    record = msgspec.structs.replace(
+        record, state="removing", name="", former_name=record.name or record.former_name, volumes=()
+    )
+    if volumes:
+        used = core.volumes_in_use(but=record.id)
+        made = core.records.containers[record.id].volumes
+        record = msgspec.structs.replace(record, volumes=tuple(v for v in made if v not in used))
+    core.records.update_container(record)
+    for name in record.volumes:
+        core.records.delete_volume(name)
+        core.events.publish("volume", "destroy", name)
+    return record
+
+
 async def clean_container(core: Core, record: ContainerRecord) -> None:
     """Take away everything of a container whose record says `removing`, then the record."""
     await clean_run(core, record)
     await asyncio.to_thread(_remove_files, core, record)
     for name in record.volumes:
-        volume = core.records.volumes.get(name)
-        if volume is not None and volume.anonymous:
-            await asyncio.to_thread(shutil.rmtree, f"{core.places.volumes}/{name}", True)
-            core.records.delete_volume(name)
+        await asyncio.to_thread(shutil.rmtree, f"{core.places.volumes}/{name}", True)
+        core.records.delete_volume(name)
     core.records.delete_container(record.id)
     core.locks.pop(record.id, None)
     core.gone.setdefault(record.id, asyncio.Event()).set()

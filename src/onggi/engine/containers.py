@@ -28,6 +28,7 @@ from onggi.engine.api.requests import (
     WaitRequest,
 )
 from onggi.engine.api.spec import ContainerSpec
+from onggi.engine.cleanup import begin_removal
 from onggi.engine.compose import with_image
 from onggi.engine.core import Core
 from onggi.engine.names import check_name, new_id, new_name
@@ -293,11 +294,7 @@ class Containers:
         if record is None or record.state == "removing":
             return
         name, starting = record.name, record.state == "starting"
-        kept = record.volumes if volumes else ()
-        record = msgspec.structs.replace(
-            record, state="removing", name="", former_name=name, volumes=kept
-        )
-        core.records.update_container(record)
+        record = begin_removal(core, record, volumes=volumes)
         task = core.running(container_id)
         if task is not None:
             end = core.ends[container_id]

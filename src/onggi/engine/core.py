@@ -81,9 +81,10 @@ class Core:
         """Ids of the containers' images. From any thread."""
         return frozenset(record.image_id for record in self.holders())
 
-    def volumes_in_use(self) -> frozenset[str]:
-        """Names of the volumes that containers mount."""
-        mounts = (mount for record in self.holders() for mount in record.spec.mounts)
+    def volumes_in_use(self, but: str = "") -> frozenset[str]:
+        """Names of the volumes that containers mount; `but`: the id of one that does not count."""
+        holders = (record for record in self.holders() if record.id != but)
+        mounts = (mount for record in holders for mount in record.spec.mounts)
         return frozenset(mount.source for mount in mounts if mount.kind == "volume")
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:

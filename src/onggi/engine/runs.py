@@ -15,7 +15,7 @@ import msgspec
 
 from onggi.engine.api.answers import ExitStatus
 from onggi.engine.api.requests import TerminalSize
-from onggi.engine.cleanup import clean_container, clean_run, remove_cgroup
+from onggi.engine.cleanup import begin_removal, clean_container, clean_run, remove_cgroup
 from onggi.engine.core import Core
 from onggi.engine.ends import describe_end
 from onggi.engine.prepare import joined_container, joins, launch, own_id_range
@@ -160,17 +160,17 @@ class Runs:
             oom = None
         ours = event is not None and event.signal == record.killed_with
         status = describe_end(event, oom, record.killed_by if ours else "")
-        removing = record.spec.auto_remove or record.state == "removing"
         name = record.name or record.former_name
         record = msgspec.structs.replace(
             record,
-            state="removing" if removing else "exited",
-            name="" if removing else record.name,
+            state="removing" if record.state == "removing" else "exited",
             pid=0,
             exit=status,
             finished_ns=status.finished_ns or time.time_ns(),
         )
         core.records.update_container(record)
+        if record.spec.auto_remove and record.state != "removing":
+            record = begin_removal(core, record)
         if status.oom_killed:
             core.events.publish("container", "oom", container_id, name=name)
         core.events.publish("container", "die", container_id, name=name, exitCode=str(status.code))
