@@ -110,6 +110,7 @@ class Docker(Engine):
 
     name = "docker"
     programs = ("dockerd", "docker")
+    options: tuple[str, ...] = ("--iptables=false", "--ip6tables=false", "--bridge=none")
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
@@ -120,11 +121,10 @@ class Docker(Engine):
         return ["docker", *arguments]
 
     def start(self, archive: Path) -> None:
-        options = ("--iptables=false", "--ip6tables=false", "--bridge=none")
         places = (f"--data-root={self.place}/data", f"--exec-root={self.place}/exec")
         with (self.place / "log").open("wb") as log:
             self._daemon = subprocess.Popen(
-                ["dockerd", *options, *places, f"--pidfile={self.place}/pid", "-H",
+                ["dockerd", *self.options, *places, f"--pidfile={self.place}/pid", "-H",
                  self.env["DOCKER_HOST"]],
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

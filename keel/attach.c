@@ -149,7 +149,7 @@ void serve_output(struct supervision *sup, int stream) {
     sup->owed[stream] -= (size_t)length < sup->owed[stream] ? (size_t)length : sup->owed[stream];
     if (length > PAGE_BYTES / 8) /* escapes and frames make more of it */
         sup->buffers_used = true;
-    if (sup->log.file >= 0) {
+    if (log_wanted(&sup->log)) {
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
         log_append(&sup->log, stream, sup->chunk, (size_t)length, &now);
@@ -163,7 +163,7 @@ void end_output(struct supervision *sup, int stream) {
     if (sup->output[stream].file < 0)
         return;
     forget(sup, &sup->output[stream]);
-    if (sup->log.file >= 0) {
+    if (log_wanted(&sup->log)) {
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
         log_end_stream(&sup->log, stream, &now);

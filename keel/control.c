@@ -31,20 +31,24 @@ struct exited {
     uint64_t realtime_ns, runtime_ns;
 } __attribute__((packed));
 
-/* Send one packet; a full queue is waited for. `passed`: a descriptor to pass, or -1. */
-static int send_packet(int socket, struct iovec *parts, size_t count, int passed) {
+enum { MAX_PASSED = 1 + MAX_SOCKETS };
+
+/* Send one packet; a full queue is waited for. `passed`: descriptors to pass. */
+static int send_packet(int socket, struct iovec *parts, size_t count, const int *passed,
+                       size_t passed_count) {
     union {
         struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(sizeof(int) * MAX_PASSED)];
     } control = {0};
     struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
-    if (passed >= 0) {
+    if (passed_count) {
+        size_t bytes = sizeof(int) * passed_count;
         message.msg_control = &control;
-        message.msg_controllen = sizeof control.space;
+        message.msg_controllen = CMSG_SPACE(bytes);
         control.header.cmsg_level = SOL_SOCKET;
         control.header.cmsg_type = SCM_RIGHTS;
-        control.header.cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(&control.header), &passed, sizeof passed);
+        control.header.cmsg_len = CMSG_LEN(bytes);
+        memcpy(CMSG_DATA(&control.header), passed, bytes);
     }
     for (;;) {
         if (sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
@@ -109,7 +113,7 @@ static void send_exited(const struct supervision *sup, int socket) {
         .runtime_ns = sup->exit.runtime_ns,
     };
     struct iovec part = {&packet, sizeof packet};
-    (void)send_packet(socket, &part, 1, -1); /* the record has it too */
+    (void)send_packet(socket, &part, 1, NULL, 0); /* the record has it too */
 }
 
 /* Tell one peer who runs, with a pidfd. */
@@ -121,8 +125,13 @@ void send_started(struct supervision *sup, unsigned index) {
         .realtime_ns = sup->process.realtime_ns,
     };
     struct iovec part = {&packet, sizeof packet};
+    int passed[MAX_PASSED] = {sup->pidfd};
+    size_t count = 1;
+    for (unsigned i = 0; i < MAX_SOCKETS; i++)
+        if (sup->sockets[i] >= 0)
+            passed[count++] = sup->sockets[i];
     if (sup->connections[index].file >= 0)
-        (void)send_packet(sup->connections[index].file, &part, 1, sup->pidfd);
+        (void)send_packet(sup->connections[index].file, &part, 1, passed, count);
 }
 
 /* Carry out one message. `passed` is owned. Returns true for GO. */
@@ -209,7 +218,8 @@ void control_send_failed(struct monitor *m, uint32_t type, const struct failure 
         {&facts, sizeof facts},
         {(char *)failure->facts, facts},
     };
-    if (m->control >= 0 && send_packet(m->control, parts, sizeof parts / sizeof parts[0], -1) < 0)
+    if (m->control >= 0 && send_packet(m->control, parts, sizeof parts / sizeof parts[0], NULL, 0) <
+                               0)
         complain(failure->detail, failure->error);
 }
 

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "address.h"
+#include "netlink.h"
+
 enum { MAGIC_BYTES = 8, STEP_HEADER_BYTES = 8, FLAG_OPTIONAL = 1, FILTER_BYTES = 8 };
 
 static const uint8_t MAGIC[MAGIC_BYTES] = "KEEL\1\0\0";
@@ -99,6 +102,12 @@ static struct numbers take_numbers(struct cursor *cursor) {
     return numbers;
 }
 
+/* Steps whose strings may hold NUL. */
+static int holds_blob(unsigned opcode) {
+    return opcode == STEP_LOAD_SECCOMP || opcode == STEP_SEND_NETLINK ||
+           opcode == STEP_CONFIGURE_NETWORK;
+}
+
 static void take_fields(struct cursor *cursor, struct step *step) {
     const char *signature = TABLE[step->opcode].signature;
     for (unsigned i = 0; signature[i]; i++) {
@@ -109,8 +118,7 @@ static void take_fields(struct cursor *cursor, struct step *step) {
             field->number = take_integer(cursor, 8);
             break;
         case 's':
-            field->text =
-                step->opcode == STEP_LOAD_SECCOMP ? take_blob(cursor) : take_string(cursor);
+            field->text = holds_blob(step->opcode) ? take_blob(cursor) : take_string(cursor);
             break;
         case 'l':
             field->list = take_list(cursor);
@@ -155,6 +163,39 @@ static const char *check_overlay(const struct step *step) {
     return NULL;
 }
 
+static const char *check_supervise(const struct step *step) {
+    if (step->optional)
+        return "this step cannot be optional";
+    return step->field[2].text.length && step->field[9].text.length
+               ? "a log goes to a file or to a journal, not to both"
+               : NULL;
+}
+
+static const char *check_netlink(const struct step *step) {
+    const struct blob *messages = &step->field[0].text;
+    const struct numbers *pids = &step->field[1].numbers;
+    if (!netlink_count(messages->bytes, messages->length))
+        return "these are not netlink messages";
+    for (uint32_t i = 0; step->opcode == STEP_SEND_NETLINK && i < pids->count; i++)
+        if (pids->items[i] > messages->length ||
+            messages->length - pids->items[i] < sizeof(uint32_t))
+            return "a pid's place lies outside the messages";
+    return NULL;
+}
+
+static const char *check_sockets(const struct step *step) {
+    const struct list *sockets = &step->field[0].list;
+    struct endpoint endpoint;
+    if (step->optional)
+        return "this step cannot be optional";
+    if (sockets->count == 0 || sockets->count > MAX_SOCKETS)
+        return "too many sockets, or none";
+    for (uint32_t i = 0; i < sockets->count; i++)
+        if (parse_endpoint(sockets->items[i], &endpoint) < 0)
+            return "not an address to bind to";
+    return NULL;
+}
+
 /* What is wrong with the step by itself; NULL: nothing. */
 static const char *check_step(const struct step *step) {
     switch (step->opcode) {
@@ -168,6 +209,12 @@ static const char *check_step(const struct step *step) {
     case STEP_MOUNT_OVERLAY:
         return check_overlay(step);
     case STEP_SUPERVISE:
+        return check_supervise(step);
+    case STEP_SEND_NETLINK:
+    case STEP_CONFIGURE_NETWORK:
+        return check_netlink(step);
+    case STEP_BIND_SOCKETS:
+        return check_sockets(step);
     case STEP_JOIN_CGROUPS:
     case STEP_OPEN_TERMINAL:
         return step->optional ? "this step cannot be optional" : NULL;
@@ -187,23 +234,31 @@ static const char *check_step(const struct step *step) {
 static int needs_child(uint16_t opcode) {
     return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_IDMAP_TREE ||
            opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
+           opcode == STEP_SEND_NETLINK ||
            opcode >= STEP_FIRST_OF_INIT;
 }
 
+/* Which steps have come so far. */
+struct seen {
+    int clone, terminal, sockets;
+};
+
 /* What is wrong with the step's place in the plan; NULL: nothing. */
-static const char *check_place(const struct plan *plan, uint32_t index, int cloned, int terminal) {
+static const char *check_place(const struct plan *plan, uint32_t index, const struct seen *seen) {
     uint16_t opcode = plan->steps[index].opcode;
     if ((opcode == STEP_SUPERVISE) != (index == 0))
         return "SUPERVISE is not the first step";
     if ((opcode == STEP_EXECUTE) != (index == plan->count - 1))
         return "EXECUTE is not the last step";
-    if (opcode == STEP_CLONE_INTO && cloned)
+    if (opcode == STEP_CLONE_INTO && seen->clone)
         return "a second CLONE_INTO";
-    if (needs_child(opcode) && !cloned)
+    if (opcode == STEP_BIND_SOCKETS && seen->sockets)
+        return "a second BIND_SOCKETS";
+    if (needs_child(opcode) && !seen->clone)
         return "a step of the child comes before CLONE_INTO";
-    if ((opcode == STEP_SET_TIME_OFFSETS || opcode == STEP_JOIN_CGROUPS) && cloned)
+    if ((opcode == STEP_SET_TIME_OFFSETS || opcode == STEP_JOIN_CGROUPS) && seen->clone)
         return "comes too late, after CLONE_INTO";
-    if (opcode == STEP_EXECUTE && !terminal != !number_of(&plan->steps[0], 4))
+    if (opcode == STEP_EXECUTE && !seen->terminal != !number_of(&plan->steps[0], 4))
         return "SUPERVISE and OPEN_TERMINAL disagree about a terminal";
     return NULL;
 }
@@ -233,21 +288,19 @@ static const char *take_step(struct cursor *cursor, struct step *step) {
 }
 
 static const char *take_steps(struct cursor *cursor, struct plan *plan, uint32_t *index) {
-    int cloned = 0;
-    int terminal = 0;
+    struct seen seen = {0};
     for (*index = 0; *index < plan->count; ++*index) {
         struct step *step = &plan->steps[*index];
         const char *wrong = take_step(cursor, step);
         if (!wrong)
-            terminal |= step->opcode == STEP_OPEN_TERMINAL;
-        if (!wrong)
-            wrong = check_place(plan, *index, cloned, terminal);
+            wrong = check_place(plan, *index, &seen);
         if (wrong)
             return wrong;
-        if (step->opcode == STEP_CLONE_INTO) {
+        if (step->opcode == STEP_CLONE_INTO)
             plan->clone_index = *index;
-            cloned = 1;
-        }
+        seen.clone |= step->opcode == STEP_CLONE_INTO;
+        seen.terminal |= step->opcode == STEP_OPEN_TERMINAL;
+        seen.sockets |= step->opcode == STEP_BIND_SOCKETS;
     }
     return cursor->at == cursor->end ? NULL : "bytes after the last step";
 }

@@ -12,10 +12,10 @@ enum opcode {
 #include "steps.def"
 #undef STEP
     STEP_FIRST_OF_INIT = STEP_SET_ROOT_PROPAGATION,
-    STEP_LIMIT = STEP_EXECUTE + 1,
+    STEP_LIMIT = STEP_BIND_SOCKETS + 1,
 };
 
-enum { MAX_FIELDS = 9, SLOTS = 256, NO_SLOT = 255 };
+enum { MAX_FIELDS = 11, SLOTS = 256, NO_SLOT = 255 };
 
 /* Bytes of the plan, followed by a NUL that is not counted. */
 struct blob {

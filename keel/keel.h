@@ -26,6 +26,8 @@ enum {
     KEEL_EXITED = 68,
 };
 
+enum { MAX_SOCKETS = 8 }; /* that one BIND_SOCKETS makes */
+
 /* Why a step failed. Texts are NUL-terminated; `facts` is for EXECUTE only. */
 struct failure {
     uint32_t step;   /* index in the plan */
@@ -54,6 +56,9 @@ struct supervise_config {
     uint64_t log_max_bytes;
     uint64_t log_max_files;
     int die_with_engine;
+    const char *journal_socket;
+    const char *const *journal_fields; /* "KEY=VALUE" */
+    uint32_t journal_field_count;
 };
 
 struct supervision; /* private to the supervision half */
@@ -76,6 +81,7 @@ struct monitor {
     int stdin_w;               /* ends of the child's pipes, blocking mode */
     int stdout_r;
     int stderr_r;
+    int sockets[MAX_SOCKETS]; /* of BIND_SOCKETS, for the engine; held as long as the child lives */
 
     struct failure failure;  /* what to report when a function below returns -1 */
     struct supervision *own; /* made by monitor_open */

@@ -1,4 +1,5 @@
-/* The container's log: lines of output as docker's json-file entries, rotated by size.
+/* The container's log: lines of output as docker's json-file entries, rotated by size, or to a
+ * journal.
  *
  * Promises: the log fields of all entries, joined, are the output (invalid UTF-8 repaired); a file
  * never grows beyond max_bytes unless one entry alone is larger; entries are whole, also when the
@@ -246,6 +247,10 @@ static char *put_time(char *at, const struct timespec *now) {
 
 static void add_entry(struct log *log, int stream, const unsigned char *bytes, size_t length,
                       const struct timespec *now) {
+    if (log->journal) {
+        log->dropped_lines += !journal_send(log->journal, stream, bytes, length);
+        return;
+    }
     if (sizeof log->batch - log->batch_length < length * 6 + FRAMING_BYTES)
         log_flush(log);
     char *start = log->batch + log->batch_length;
@@ -264,6 +269,9 @@ static void add_entry(struct log *log, int stream, const unsigned char *bytes, s
     log->batch_length += size;
     log->batch_entries++;
 }
+
+/* Whether lines are kept anywhere. */
+bool log_wanted(const struct log *log) { return log->file >= 0 || log->journal; }
 
 /* Move bytes of one line to where it waits for its end, and write it if it ended or is full. */
 static void extend_line(struct log *log, int stream, const unsigned char *bytes, size_t take,

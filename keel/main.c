@@ -70,6 +70,9 @@ static void configure(struct monitor *m, const struct plan *plan) {
         .log_max_bytes = number_of(supervise, 6),
         .log_max_files = number_of(supervise, 7),
         .die_with_engine = number_of(supervise, 8) != 0,
+        .journal_socket = text_of(supervise, 9),
+        .journal_fields = supervise->field[10].list.items,
+        .journal_field_count = supervise->field[10].list.count,
     };
 }
 
@@ -105,6 +108,8 @@ static int monitor_main(struct monitor *m, unsigned borrowed) {
     m->control = CONTROL_FD;
     m->run_dirfd = m->log_dirfd = m->pidfd = m->mount_namespace = -1;
     m->terminal = m->stdin_w = m->stdout_r = m->stderr_r = -1;
+    for (unsigned i = 0; i < MAX_SOCKETS; i++)
+        m->sockets[i] = -1;
     if (become_monitor(&m->failure, borrowed) < 0)
         return report(m, "keel");
     uint8_t *bytes = read_plan(&m->failure, &size);

@@ -73,6 +73,8 @@ static void set_absent(struct supervision *sup) {
     sup->child = sup->listener = sup->input = absent;
     for (unsigned stream = 0; stream <= STREAM_STDERR; stream++)
         sup->output[stream] = absent;
+    for (unsigned index = 0; index < MAX_SOCKETS; index++)
+        sup->sockets[index] = -1;
     for (unsigned index = 0; index < MAX_CONNECTIONS; index++)
         sup->connections[index] = absent;
     for (unsigned index = 0; index < MAX_CLIENTS; index++)
@@ -107,6 +109,13 @@ int monitor_open(struct monitor *m) {
         if (log_open(&sup->log, m->log_dirfd, sup->log_name, cfg->log_max_bytes,
                      cfg->log_max_files) < 0)
             return fail(&m->failure, "open", "log %s/%s", cfg->log_dir, cfg->log_name);
+    }
+    if (cfg->journal_socket[0]) {
+        if (journal_open(&sup->journal, cfg->journal_socket, cfg->journal_fields,
+                         cfg->journal_field_count) < 0)
+            return fail(&m->failure, "journal", "%s and the fields of its entries",
+                        cfg->journal_socket);
+        sup->log.journal = &sup->journal;
     }
     if (control_listen(sup) < 0)
         return fail(&m->failure, "bind", "%s/monitor.sock", cfg->run_dir);
@@ -189,6 +198,15 @@ static void note_owed(struct supervision *sup) {
     }
 }
 
+/* An open one would hold the network namespace that just lost its last process, and its links. */
+static void close_sockets(struct supervision *sup) {
+    for (unsigned i = 0; i < MAX_SOCKETS; i++) {
+        if (sup->sockets[i] >= 0)
+            close(sup->sockets[i]);
+        sup->sockets[i] = -1;
+    }
+}
+
 static void reap(struct supervision *sup) {
     siginfo_t info = {0};
     int found;
@@ -213,6 +231,7 @@ static void reap(struct supervision *sup) {
         close(sup->terminal_peer);
     sup->terminal_peer = -1;
     note_owed(sup);
+    close_sockets(sup);
     close_input(sup);
     widen_clients(sup);
 }
@@ -287,6 +306,7 @@ int supervise(struct monitor *m) {
     bool durable = sup->record_name[0] != '\0';
     int result = 0;
     sup->pidfd = sup->child.file = m->pidfd;
+    memcpy(sup->sockets, m->sockets, sizeof sup->sockets);
     sup->process.realtime_ns = m->started_ns;
     sup->started_monotonic_ns = m->started_mono_ns;
     sup->epoll = epoll_create1(EPOLL_CLOEXEC);

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/un.h>
 #include <time.h>
 
 enum {
@@ -23,6 +24,7 @@ enum {
     LOG_LINE_BYTES = 16 * 1024,
     LOG_BATCH_BYTES = 128 * 1024,
     LOG_NAME_BYTES = 256 + 8,
+    JOURNAL_FIELDS_BYTES = 8 * 1024,
     CHUNK_BYTES = 32 * 1024,
     STDIN_BYTES = 16 * 1024,
     MAX_CLIENTS = 32,
@@ -64,11 +66,28 @@ int write_exit_record(int run_directory, const char *name, const struct process_
                       const struct exit_facts *facts, uint64_t dropped_log_lines);
 void complain(const char *what, int number);
 
+/* ---- journal.c ---- */
+
+struct journal {
+    int file;
+    bool stalled; /* it did not take the last entry, and is not waited for again */
+    struct sockaddr_un address;
+    size_t fields_length;
+    char fields[JOURNAL_FIELDS_BYTES]; /* as they stand in every entry */
+};
+/* Entries go to the journal that listens on `path`, which need not be there yet. `fields`:
+ * "KEY=VALUE" as its protocol wants them. -1 with errno. */
+int journal_open(struct journal *journal, const char *path, const char *const *fields,
+                 uint32_t count);
+/* One line, or a part of one, which no newline ends. False: it is lost. */
+bool journal_send(struct journal *journal, int stream, const unsigned char *bytes, size_t length);
+
 /* ---- log.c ---- */
 
 struct log {
     int directory;
-    int file; /* -1: there is no log */
+    int file;                /* -1: there is no log file */
+    struct journal *journal; /* lines go there instead; NULL: no journal */
     const char *name;
     uint64_t max_bytes, max_files, size, dropped_lines;
     size_t batch_length;
@@ -79,6 +98,7 @@ struct log {
 };
 int log_open(struct log *log, int directory, const char *name, uint64_t max_bytes,
              uint64_t max_files);
+bool log_wanted(const struct log *log);
 void log_append(struct log *log, int stream, const unsigned char *bytes, size_t length,
                 const struct timespec *now);
 void log_end_stream(struct log *log, int stream, const struct timespec *now);
@@ -117,6 +137,7 @@ struct supervision {
     bool stdin_ends;  /* close stdin once what is buffered is written */
     bool buffers_used; /* more than their first pages */
     int pidfd;
+    int sockets[MAX_SOCKETS]; /* -1: absent; passed with every STARTED, never read here */
     int terminal_peer; /* a slave kept open, so that the master does not hang up before the end */
     uint32_t rows, columns; /* a size asked for before there was a terminal; 0: none */
     struct process_facts process;
@@ -137,6 +158,7 @@ struct supervision {
     char log_name[LOG_NAME_BYTES];
     char record_name[LOG_NAME_BYTES];
     struct log log;
+    struct journal journal; /* untouched where there is none */
     alignas(PAGE_BYTES) unsigned char chunk[CHUNK_BYTES];
     alignas(PAGE_BYTES) unsigned char input_bytes[STDIN_BYTES];
 };

@@ -28,6 +28,7 @@ static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = 
     [STEP_IDMAP_TREE] = step_idmap_tree,
     [STEP_SET_OOM_SCORE] = step_set_oom_score,
     [STEP_SET_RLIMIT] = step_set_rlimit,
+    [STEP_SEND_NETLINK] = step_send_netlink,
     [STEP_SET_ROOT_PROPAGATION] = step_set_root_propagation,
     [STEP_JOIN_KEYRING] = step_join_keyring,
     [STEP_UNSHARE_CGROUP] = step_unshare_cgroup,
@@ -53,6 +54,8 @@ static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = 
     [STEP_BECOME_USER] = step_become_user,
     [STEP_CHANGE_DIRECTORY] = step_change_directory,
     [STEP_EXECUTE] = step_execute,
+    [STEP_CONFIGURE_NETWORK] = step_configure_network,
+    [STEP_BIND_SOCKETS] = step_bind_sockets,
 };
 
 int is_init_step(const struct step *step) {
@@ -200,6 +203,8 @@ static void hand_to_supervision(struct monitor *m, struct walk *walk) {
     m->stdin_w = walk->slot[SLOT_STDIN];
     m->stdout_r = walk->slot[SLOT_STDOUT];
     m->stderr_r = walk->slot[SLOT_STDERR];
+    for (unsigned i = 0; i < MAX_SOCKETS; i++)
+        m->sockets[i] = walk->slot[SLOT_SOCKETS + i];
     close_slots(walk); /* what init has sent since */
     close(walk->baton);
     close(walk->stat);

@@ -13,8 +13,9 @@ enum {
     SLOT_STDIN,
     SLOT_STDOUT,
     SLOT_STDERR,
-    SLOT_PIDFD, /* of init, from the stage */
-    SLOT_LIMIT,
+    SLOT_PIDFD,   /* of init, from the stage */
+    SLOT_SOCKETS, /* what BIND_SOCKETS made */
+    SLOT_LIMIT = SLOT_SOCKETS + MAX_SOCKETS,
 };
 
 enum { MAX_CGROUPS = 32 };
@@ -94,6 +95,7 @@ int step_join_cgroups(struct walk *walk, const struct step *step);
 int step_idmap_tree(struct walk *walk, const struct step *step);
 int step_set_oom_score(struct walk *walk, const struct step *step);
 int step_set_rlimit(struct walk *walk, const struct step *step);
+int step_send_netlink(struct walk *walk, const struct step *step);
 
 int step_set_root_propagation(struct walk *walk, const struct step *step);
 int step_join_keyring(struct walk *walk, const struct step *step);
@@ -120,5 +122,7 @@ int step_load_seccomp(struct walk *walk, const struct step *step);
 int step_become_user(struct walk *walk, const struct step *step);
 int step_change_directory(struct walk *walk, const struct step *step);
 int step_execute(struct walk *walk, const struct step *step);
+int step_configure_network(struct walk *walk, const struct step *step);
+int step_bind_sockets(struct walk *walk, const struct step *step);
 
 #endif

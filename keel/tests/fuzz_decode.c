@@ -5,6 +5,7 @@
 
 #include "../decode.h"
 #include "../explain.h"
+#include "../netlink.h"
 #include "check.h"
 #include "plan_bytes.h"
 
@@ -32,6 +33,59 @@ static void put_random_step(struct buffer *buffer) {
         }
     }
     end_step(buffer);
+}
+
+/* Whole netlink messages, a pid's place in them, and sockets. */
+static void put_network_steps(struct buffer *buffer) {
+    static const char *const sockets[] = {"udp:127.0.0.11:53", "tcp:[fd00::1:2]:53"};
+    uint32_t messages = 1 + draw(3);
+    begin_step(buffer, 10, 0);
+    put(buffer, messages * 20, 4);
+    for (uint32_t i = 0; i < messages; i++) {
+        put(buffer, 20, 4);
+        put(buffer, 2, 4); /* NLMSG_ERROR: it will be looked at as an answer, too */
+        put(buffer, draw(4), 8);
+        put(buffer, draw(1u << 30), 4);
+    }
+    put(buffer, 0, 1);
+    put(buffer, 1, 4);
+    put(buffer, draw(70), 8);
+    end_step(buffer);
+    begin_step(buffer, 42, 0);
+    put(buffer, 2, 4);
+    for (uint32_t i = 0; i < 2; i++)
+        put_text(buffer, sockets[draw(2)]);
+    end_step(buffer);
+}
+
+/* An answer of the kernel's, with words, with or without an echo of the request. */
+static void put_answer(struct buffer *buffer) {
+    uint32_t echoed = draw(2) * 16, words = draw(24);
+    buffer->size = 0;
+    put(buffer, 36 + echoed + 4 + words, 4);
+    put(buffer, 2, 2);
+    put(buffer, 0x200u | (echoed ? 0 : 0x100u), 2);
+    put(buffer, 7, 8);
+    put(buffer, draw(2) ? 0 : 0xffffffef, 4);
+    put(buffer, 16 + echoed, 4);
+    for (uint32_t i = 0; i < 12 + echoed; i++)
+        put(buffer, draw(256), 1);
+    put(buffer, 4 + words, 2);
+    put(buffer, 1 + draw(2), 2);
+    for (uint32_t i = 0; i < words; i++)
+        put(buffer, draw(4) ? 'w' : 0, 1);
+}
+
+static void answer_once(const struct buffer *buffer) {
+    char words[16];
+    int error = 0;
+    char *exact = malloc(buffer->size ? buffer->size : 1);
+    CHECK(exact);
+    memcpy(exact, buffer->bytes, buffer->size);
+    if (netlink_answer(exact, buffer->size, 7, &error, words, sizeof words))
+        CHECK(memchr(words, 0, sizeof words));
+    netlink_count(exact, buffer->size);
+    free(exact);
 }
 
 static void mutate(struct buffer *buffer) {
@@ -89,15 +143,21 @@ int main(int argc, char **argv) {
             put_good_plan(&buffer);
         } else {
             uint32_t steps = draw(6);
-            begin_plan(&buffer, steps + 3);
+            uint32_t network = draw(2) * 2;
+            begin_plan(&buffer, steps + network + 3);
             put_supervise(&buffer, draw(2));
             put_clone(&buffer, draw(300), -1);
+            if (network)
+                put_network_steps(&buffer);
             for (; steps > 0; steps--)
                 put_random_step(&buffer);
             put_execute(&buffer, "x", draw(3));
         }
         mutate(&buffer);
         decode_once(&buffer);
+        put_answer(&buffer);
+        mutate(&buffer);
+        answer_once(&buffer);
     }
     printf("%llu plans\n", (unsigned long long)rounds);
     return 0;

@@ -51,6 +51,8 @@ static inline void put_supervise(struct buffer *buffer, uint64_t terminal) {
     put(buffer, terminal, 8);
     for (int i = 0; i < 4; i++)
         put(buffer, 0, 8);
+    put_text(buffer, "");
+    put(buffer, 0, 4);
     end_step(buffer);
 }
 

@@ -137,7 +137,96 @@ static void test_a_filter_may_hold_nul(void) {
     CHECK(decode(&buffer, buffer.size) == 0);
 }
 
+/* A plan with one step of a batch of two messages, the second of `length` bytes by its word. */
+static void put_netlink_plan(struct buffer *buffer, uint32_t length, uint64_t offset) {
+    begin_plan(buffer, 4);
+    put_supervise(buffer, 0);
+    put_clone(buffer, 0, -1);
+    begin_step(buffer, 10, 0);
+    put(buffer, 16 + 20, 4);
+    put(buffer, 16, 4);
+    put(buffer, 0, 8);
+    put(buffer, 0, 4);
+    put(buffer, length, 4);
+    put(buffer, 0, 8);
+    put(buffer, 0, 8);
+    put(buffer, 0, 1);
+    put(buffer, 1, 4);
+    put(buffer, offset, 8);
+    end_step(buffer);
+    put_execute(buffer, "x", 1);
+}
+
+static void test_netlink(void) {
+    struct buffer buffer;
+    static const uint32_t bad[] = {0, 15, 21, 0xffffffff};
+    put_netlink_plan(&buffer, 20, 32);
+    CHECK(decode(&buffer, buffer.size) == 0);
+    put_netlink_plan(&buffer, 17, 0); /* the last one's padding may be there or not */
+    CHECK(decode(&buffer, buffer.size) == 0);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        put_netlink_plan(&buffer, bad[i], 0);
+        refuse(&buffer, 2, "these are not netlink messages");
+    }
+    put_netlink_plan(&buffer, 20, 33);
+    refuse(&buffer, 2, "a pid's place lies outside the messages");
+    put_netlink_plan(&buffer, 20, UINT64_MAX);
+    refuse(&buffer, 2, "a pid's place lies outside the messages");
+}
+
+static void put_sockets(struct buffer *buffer, uint32_t count, const char *text, unsigned flags) {
+    begin_step(buffer, 42, flags);
+    put(buffer, count, 4);
+    for (uint32_t i = 0; i < count; i++)
+        put_text(buffer, text);
+    end_step(buffer);
+}
+
+static void refuse_sockets(uint32_t count, const char *text, unsigned flags, const char *why) {
+    struct buffer buffer;
+    begin_plan(&buffer, 4);
+    put_supervise(&buffer, 0);
+    put_clone(&buffer, 0, -1);
+    put_sockets(&buffer, count, text, flags);
+    put_execute(&buffer, "x", 1);
+    refuse(&buffer, 2, why);
+}
+
+static void test_sockets(void) {
+    struct buffer buffer;
+    refuse_sockets(0, "", 0, "too many sockets, or none");
+    refuse_sockets(MAX_SOCKETS + 1, "udp:127.0.0.1:53", 0, "too many sockets, or none");
+    refuse_sockets(1, "udp:127.0.0.1", 0, "not an address to bind to");
+    refuse_sockets(1, "udp:127.0.0.1:53", 1, "this step cannot be optional");
+    begin_plan(&buffer, 5);
+    put_supervise(&buffer, 0);
+    put_clone(&buffer, 0, -1);
+    put_sockets(&buffer, MAX_SOCKETS, "udp:127.0.0.1:53", 0);
+    put_sockets(&buffer, 1, "udp:127.0.0.1:53", 0);
+    put_execute(&buffer, "x", 1);
+    refuse(&buffer, 3, "a second BIND_SOCKETS");
+}
+
+static void test_one_place_for_the_log(void) {
+    struct buffer buffer;
+    begin_plan(&buffer, 1);
+    begin_step(&buffer, 1, 0);
+    put_text(&buffer, "/run/x");
+    put_text(&buffer, "/log");
+    put_text(&buffer, "log");
+    put_text(&buffer, "");
+    for (int i = 0; i < 5; i++)
+        put(&buffer, 0, 8);
+    put_text(&buffer, "/run/journal");
+    put(&buffer, 0, 4);
+    end_step(&buffer);
+    refuse(&buffer, 0, "a log goes to a file or to a journal, not to both");
+}
+
 int main(void) {
+    test_netlink();
+    test_sockets();
+    test_one_place_for_the_log();
     test_a_good_plan();
     test_every_truncation();
     test_the_head();

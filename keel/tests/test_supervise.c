@@ -77,6 +77,8 @@ static int monitor_main(int control, const struct supervise_config *cfg, const c
     signal(SIGPIPE, SIG_IGN);
     m = (struct monitor){.control = control, .cfg = *cfg};
     m.mount_namespace = m.terminal = m.stdin_w = m.stdout_r = m.stderr_r = -1;
+    for (unsigned i = 0; i < MAX_SOCKETS; i++)
+        m.sockets[i] = -1;
     CHECK(monitor_open(&m) == 0);
     if (control_wait_go(&m) < 0) {
         monitor_close(&m);
@@ -108,6 +110,7 @@ static struct task start(struct supervise_config cfg, const char *script) {
     cfg.run_dir = cfg.log_dir = run_name;
     cfg.record_name = "exit";
     cfg.log_name = cfg.log_name ? cfg.log_name : "";
+    cfg.journal_socket = cfg.journal_socket ? cfg.journal_socket : "";
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0);
     fflush(NULL);
     pid_t monitor = fork();

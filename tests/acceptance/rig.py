@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,14 +68,34 @@ class Onggi:
         return int(json.loads(self.out("engine", "status", "--format", "json"))["pid"])
 
     def kill_engine(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        pid = self.engine_pid()
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: not alive(pid), "the engine is gone")
+        """SIGKILL, and wait until it is gone. Its guard first: only a command brings it back."""
+        kill_engine(self.engine_pid())
 
     def import_busybox(self, name: str = "busybox") -> None:
         """An image of busybox alone, from the host's static busybox."""
         self.run("import", "-c", 'CMD ["sh"]', "-", name, stdin=busybox_tar(self.root.parent))
+
+
+def kill_engine(pid: int) -> None:
+    """SIGKILL to an engine and before it to its guards, and wait until it is gone."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    for guard in guards(words[words.index(b"--root") + 1]) if b"--root" in words else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(guard, signal.SIGKILL)
+        until(lambda guard=guard: not alive(guard), "the guard is gone")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid), "the engine is gone")
+
+
+def guards(root: bytes) -> list[int]:
+    """Processes that would start a root's next engine."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if words[0] == b"onggi-guard" and root in words and alive(int(entry.name)):
+                found.append(int(entry.name))
+    return found
 
 
 def busybox_tar(place: Path) -> bytes:
@@ -132,6 +154,7 @@ def engine(root: Path) -> Iterator[Onggi]:
         until(lambda: not left_behind(onggi), "nothing is left")
         onggi.run("engine", "stop")
     assert not left_behind(onggi)
+    until(lambda: not network_objects(onggi), "the engine takes its bridges and rules along")
     until(lambda: not parent_cgroups(onggi), "the engine's own cgroup is gone")
 
 
@@ -154,7 +177,19 @@ def left_behind(onggi: Onggi) -> list[str]:
     for pattern in ("run/tasks/*", "data/containers/*", "data/image/snapshots/active/*",
                     "data/image/snapshots/trash/*"):  # fmt: skip
         found += [str(p) for p in onggi.root.glob(pattern)]
-    return found
+    return found + [name for name in links(onggi) if name.startswith("ov")]
+
+
+def links(onggi: Onggi) -> list[str]:
+    """Links of this root in the test's network namespace: bridges and containers' veths."""
+    tag = f"{zlib.crc32(instance(onggi).encode()) & 0xFFFFFF:06x}"
+    return [name for _, name in socket.if_nameindex() if name[2:8] == tag]
+
+
+def network_objects(onggi: Onggi) -> list[str]:
+    """Links, and tables of rules, of this root."""
+    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True)
+    return links(onggi) + [line for line in listed.stdout.splitlines() if instance(onggi) in line]
 
 
 def instance(onggi: Onggi) -> str:

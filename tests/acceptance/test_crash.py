@@ -17,7 +17,7 @@ import pytest
 
 from acceptance import wire_rig as wire
 from acceptance.rig import Onggi, alive, left_behind, until
-from onggi.engine.records import ContainerRecord
+from acceptance.wire_rig import records_of
 from onggi.faces.cli.client import Client
 
 SEED = int(os.environ.get("ONGGI_SEED", "20261123"))
@@ -148,13 +148,6 @@ def test_killed_at_any_instant_nothing_leaks(own_onggi: Onggi) -> None:
     assert len(wire.engines(onggi)) == 1
     assert calls.call("containers.list", {"all": True}) == []
     assert records_of(onggi) == []
-
-
-def records_of(onggi: Onggi) -> list[ContainerRecord]:
-    """What is in the database, read beside the engine."""
-    with contextlib.closing(sqlite3.connect(onggi.root / "data/records.sqlite")) as database:
-        rows = database.execute("SELECT record FROM containers").fetchall()
-    return [msgspec.json.decode(blob, type=ContainerRecord) for (blob,) in rows]
 
 
 def assert_sound(onggi: Onggi, calls: Client) -> None:

@@ -383,17 +383,20 @@ def test_one_record_that_is_damaged_or_of_a_later_version(tmp_path: Path) -> Non
         onggi.run("engine", "stop")
         until(lambda: not wire.engines(onggi), "the engine has ended")
         records = onggi.root / "data/records.sqlite"
+
+        def change(statement: str, *values: object) -> None:
+            with contextlib.closing(sqlite3.connect(records)) as database:
+                database.execute(statement, values)
+                database.commit()
+
         with contextlib.closing(sqlite3.connect(records)) as database:
-            row = database.execute("SELECT record FROM containers").fetchone()
-            database.execute("UPDATE containers SET record='{'")
-            database.commit()
-            assert "is damaged" in refused(onggi, "ps")
-            database.execute("UPDATE containers SET record=?", row)
-            database.execute("PRAGMA user_version=99")
-            database.commit()
-            assert "use the newer onggi that wrote them" in refused(onggi, "ps")
-            database.execute("PRAGMA user_version=1")
-            database.commit()
+            (row,) = database.execute("SELECT record FROM containers").fetchone()
+        change("UPDATE containers SET record='{'")
+        assert "is damaged" in refused(onggi, "ps")
+        change("UPDATE containers SET record=?", row)
+        change("PRAGMA user_version=99")
+        assert "use the newer onggi that wrote them" in refused(onggi, "ps")
+        change("PRAGMA user_version=1")
         assert onggi.out("ps", "-a", "--format", "{{.Names}}") == "one"
 
 

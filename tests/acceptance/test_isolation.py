@@ -142,9 +142,13 @@ def test_ipc(onggi: Onggi, pair: tuple[str, str], probe: Probe) -> None:
 
 def test_interfaces(onggi: Onggi, pair: tuple[str, str]) -> None:
     for name in pair:
-        assert inside(onggi, name, "ls /sys/class/net; ip -o link | wc -l").split() == ["lo", "1"]
+        assert inside(onggi, name, "ls /sys/class/net; ip -o link | wc -l").split() == [
+            "eth0",
+            "lo",
+            "2",
+        ]
         shown = onggi.view(name)
-        assert [i["name"] for i in shown["inner_interfaces"]] == ["lo"]
+        assert [i["name"] for i in shown["inner_interfaces"]] == ["lo", "eth0"]
         ours = {name for _, name in socket.if_nameindex()}
         assert {i["name"] for i in shown["host_interfaces"]} == ours
     # A server in one, on a port where the host has one too: nobody else meets it.

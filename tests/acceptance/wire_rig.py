@@ -6,15 +6,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
+import shutil
 import socket
+import sqlite3
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from acceptance.rig import Onggi, alive, instance, until
+from onggi.engine.records import ContainerRecord
 from onggi.errors import EngineError
 from onggi.faces.cli.client import Client
 from onggi.faces.cli.place import SocketAddress
@@ -79,12 +84,6 @@ def engines(onggi: Onggi) -> list[int]:
     return found
 
 
-def kill_engine(pid: int) -> None:
-    """SIGKILL, and wait until it is gone."""
-    os.kill(pid, signal.SIGKILL)
-    until(lambda: not alive(pid), "the engine is gone")
-
-
 def monitor_pid(onggi: Onggi, container_id: str) -> int:
     """The container's monitor."""
     state = (onggi.root / "run/tasks" / container_id / "state").read_bytes()
@@ -110,6 +109,16 @@ def strangers(onggi: Onggi) -> list[str]:
                     found.append(f"{entry.name} {comm} {target}")
                     break
     return found
+
+
+def records_of(onggi: Onggi) -> list[ContainerRecord]:
+    """What is in the database, read from a copy: while an engine lives nobody else opens it."""
+    with tempfile.TemporaryDirectory() as place:
+        for file in (onggi.root / "data").glob("records.sqlite*"):
+            shutil.copy(file, place)
+        with contextlib.closing(sqlite3.connect(f"{place}/records.sqlite")) as database:
+            rows = database.execute("SELECT record FROM containers").fetchall()
+    return [msgspec.json.decode(blob, type=ContainerRecord) for (blob,) in rows]
 
 
 def cgroups(onggi: Onggi) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -22,6 +23,10 @@ class Engine(FakeEngine):
         if os.path.exists(f"{layout.data}/broken"):
             raise FailedPrecondition("the records are broken", hint="mend them")
         return cls()
+
+    def watch_need(self, tell: Callable[[bool], None]) -> None:
+        """It has no containers."""
+        tell(False)
 
 
 module: Any = types.ModuleType("onggi.engine.engine")

@@ -26,9 +26,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 @st.composite
 def any_step(draw: st.DrawFn) -> Step:
     cls = STEPS[draw(st.sampled_from(sorted(STEPS)))]
-    fields = dict(zip(cls.__struct_fields__[1:], cls.signature, strict=True))
+    fields = dict(zip(cls.encoded_fields(), cls.signature, strict=True))
     values = {
-        name: draw(st.binary(max_size=64) if name == "program" else VALUES[code])
+        name: draw(st.binary(max_size=64) if cls.__annotations__[name] == "bytes" else VALUES[code])
         for name, code in fields.items()
     }
     return cls(optional=draw(st.booleans()), **values)

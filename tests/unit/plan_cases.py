@@ -10,7 +10,7 @@ import msgspec
 from onggi.kernel.capabilities import ALL, DEFAULT, NAMES
 from onggi.kernel.cgroups.layout import CgroupLayout, Hierarchy
 from onggi.runtime.host import HostFacts
-from onggi.runtime.request import ExecRequest, Overlay, StartRequest, Supervision
+from onggi.runtime.request import ExecRequest, LinkSetup, Overlay, StartRequest, Supervision
 from onggi.specs.runtime import (
     Capabilities,
     Config,
@@ -138,6 +138,18 @@ OVERLAY = StartRequest(
     overlay=Overlay(lowers=("/layers/2", "/layers/1"), upper="/snapshots/c1"),
     cgroup_files=("/sys/fs/cgroup/onggi/c1/cgroup.procs",),
     keyring="c1",
+)
+LINKS = LinkSetup(
+    host_messages=b"host....host....",
+    pid_offsets=(12,),
+    inside_messages=b"inside..",
+    lines=(
+        "eth0: ov1 on bridge og1, MAC 02:00:00:00:00:02, MTU 1500",
+        "eth0: address 10.89.0.2/24, everything else through 10.89.0.1",
+        "eth1: ov2 on bridge og2, MAC 02:00:00:00:00:03, MTU 1500",
+        "eth1: address 10.90.0.2/24, no way out",
+    ),
+    sockets=("udp:127.0.0.11:53", "tcp:127.0.0.11:53"),
 )
 BUNDLE = StartRequest(
     supervision=Supervision(run_dir="/run/c1"), root_mountpoint="/run/root", bundle="/bundle"

@@ -53,7 +53,7 @@ def decode_step(reader: Reader) -> Step:
     opcode, flags, length = struct.unpack("<HHI", reader.take(8))
     cls = STEPS[opcode]
     payload = Reader(reader.take(length))
-    names = cls.__struct_fields__[1:]
+    names = cls.encoded_fields()
     values = {
         name: payload.field(code, blob=cls.__annotations__[name] == "bytes")
         for code, name in zip(cls.signature, names, strict=True)

@@ -98,7 +98,10 @@ def test_every_documented_run_flag_is_there() -> None:
         "--cap-add --cap-drop --security-opt --privileged --userns --ipc --pid --uts --cgroupns "
         "--ulimit --sysctl --shm-size --add-host --dns --dns-search --dns-option --stop-signal "
         "--stop-timeout -l --label --label-file --cidfile --domainname --log-opt --detach-keys "
-        "--sig-proxy"
+        "--sig-proxy -p --publish -P --publish-all --expose --network-alias --ip --ip6 "
+        "--mac-address --link-local-ip --restart --health-cmd --health-interval --health-timeout "
+        "--health-retries --health-start-period --health-start-interval --no-healthcheck "
+        "--log-driver --secret --platform"
     ).split()
     assert not set(wanted) - known
 

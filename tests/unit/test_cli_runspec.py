@@ -35,8 +35,9 @@ def test_only_what_was_said_is_sent() -> None:
 
 def test_everything() -> None:
     argv = (
-        "--rm --name n -e A=1 -e B -v ./d:/d:ro --mount type=tmpfs,target=/t --tmpfs /u:size=1m "
-        "--network host -h hh -w /w -u 1:2 --group-add 3 --entrypoint sh --read-only --init -it "
+        "--name n -e A=1 -e B -v ./d:/d:ro --mount type=tmpfs,target=/t --tmpfs /u:size=1m "
+        "--network back --network-alias nn -p 8080:80 -P --expose 81 "
+        "-h hh -w /w -u 1:2 --group-add 3 --entrypoint sh --read-only --init -it "
         "-m 64m --memory-swap -1 --memory-reservation 1m --memory-swappiness 0 --oom-kill-disable "
         "--oom-score-adj -5 --cpus 1.5 -c 2 --cpuset-cpus 0-1 --cpuset-mems 0 --pids-limit 9 "
         "--blkio-weight 10 --device-read-bps /dev/a:1k --device-write-bps /dev/a:2 "
@@ -45,7 +46,8 @@ def test_everything() -> None:
         "--ipc none --pid container:p --uts host --cgroupns host --ulimit nofile=1:2 "
         "--sysctl a.b=c=d --shm-size 1m --add-host h:1.2.3.4 --dns 1.1.1.1 --dns-search s "
         "--dns-option o --stop-signal int --stop-timeout 3 -l k=v -l k2 --domainname dd "
-        "--log-opt max-size=1m --log-opt max-file=2 img cmd -x"
+        "--log-driver local --log-opt max-size=1m --log-opt max-file=2 --log-opt tag=t "
+        "--restart always --health-cmd true --secret ./s img cmd -x"
     ).split()
     found = spec(*argv, environ={"B": "2"})
     assert found.command == ("cmd", "-x")
@@ -68,7 +70,9 @@ def test_everything() -> None:
     # Nothing that was said is left at its default.
     defaults = ContainerSpec(image="img")
     same = {f for f in found.__struct_fields__ if getattr(found, f) == getattr(defaults, f)}
-    assert same == {"image"}
+    # --rm contradicts --restart; `bridge` is what networks with names are of.
+    assert same - {"network"} == {"image", "auto_remove"}
+    assert spec("--rm", "img").auto_remove
 
 
 def test_cpu_period_and_quota() -> None:
@@ -96,7 +100,7 @@ def test_files_come_before_options(tmp_path: object) -> None:
         ((), "no image"),
         (("-v", "a:b", "img"), "--volume"),
         (("-v", "/a:/b", "--tmpfs", "/b", "img"), "two mounts"),
-        (("--network", "bridge2", "img"), "--network"),
+        (("--network", "bridge:2", "img"), "--network"),
         (("--userns", "container:x", "img"), "--userns"),
         (("--pid", "container:", "img"), "--pid"),
         (("-w", "here", "img"), "--workdir"),

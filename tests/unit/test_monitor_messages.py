@@ -29,6 +29,7 @@ def test_requests() -> None:
 def test_started() -> None:
     packet = struct.pack("<IIQQ", 65, 12, 34, 56)
     assert messages.decode(packet, 9) == Started(12, 34, 56, 9)
+    assert messages.decode(packet, 9, (10, 11)) == Started(12, 34, 56, 9, (10, 11))
 
 
 def test_exited() -> None:
@@ -67,4 +68,5 @@ def test_damaged_packets_are_a_loss(packet: bytes) -> None:
 def test_numbers_are_those_of_the_c_side() -> None:
     header = Path(__file__).parents[2] / "keel" / "keel.h"
     numbers = dict(re.findall(r"KEEL_([A-Z_]+) = (\d+)", header.read_text()))
+    assert f"enum {{ MAX_SOCKETS = {messages.MAX_SOCKETS} }}" in header.read_text()
     assert {kind.name: str(kind.value) for kind in MessageType} == numbers

@@ -20,6 +20,7 @@ from unit.plan_cases import (
     GOLDEN,
     HOST,
     HYBRID,
+    LINKS,
     OVERLAY,
     capabilities,
     default_config,
@@ -60,6 +61,12 @@ def network_host() -> Plan:
     return plan(default_config(namespaces=kinds), HOST, OVERLAY)
 
 
+def networks() -> Plan:
+    """Two networks, names answered by the engine, output to the journal."""
+    supervision = replace(OVERLAY.supervision, log_name="", journal_socket="/run/journal")
+    return plan(default_config(), HOST, replace(OVERLAY, links=LINKS, supervision=supervision))
+
+
 def joined() -> Plan:
     """A container in another's namespaces, its user namespace among them."""
     kinds = namespaces(
@@ -94,6 +101,7 @@ CASES: dict[str, Callable[[], Plan]] = {
     "default-hybrid": default_on_hybrid,
     "privileged": privileged,
     "network-host": network_host,
+    "networks": networks,
     "joined": joined,
     "terminal-unprivileged": terminal_unprivileged,
     "spec-example": example,

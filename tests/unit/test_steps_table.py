@@ -7,16 +7,19 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from onggi.runtime import steps
 from onggi.runtime.steps import (
     STEPS,
     CloneInto,
+    ConfigureNetwork,
     Execute,
     LoadSeccomp,
     OpenTree,
     Plan,
+    SendNetlink,
     SetHostname,
     SetOomScore,
     Step,
@@ -41,7 +44,9 @@ def test_every_step_is_in_keels_table_and_the_other_way_round() -> None:
 
 @pytest.mark.parametrize("cls", STEPS.values(), ids=lambda cls: cls.__name__)
 def test_a_step_knows_all_about_itself(cls: type[Step]) -> None:
-    assert len(cls.__struct_fields__[1:]) == len(cls.signature)
+    assert len(cls.encoded_fields()) == len(cls.signature)
+    told = cls.__struct_fields__[1 + len(cls.signature) :]
+    assert told == (("lines",) if cls in (SendNetlink, ConfigureNetwork) else ())
     assert cls.__struct_fields__[0] == "optional"
     assert cls.concerns
     assert cls.section
@@ -70,15 +75,27 @@ def test_bytes_are_those_of_the_contract() -> None:
     assert plan.encode().startswith(b"KEEL\x01\0\0\0\x01\0\0\0\x01\0")
 
 
-def test_a_filter_may_hold_nul_and_a_string_may_not() -> None:
-    load = LoadSeccomp(flags=0, program=b"\0\0\0\0\0\0\0\0")
-    assert decode_plan(Plan((load,)).encode()).steps == (load,)
+def test_a_blob_may_hold_nul_and_a_string_may_not() -> None:
+    blobs: tuple[Step, ...] = (
+        LoadSeccomp(flags=0, program=b"\0\0\0\0\0\0\0\0"),
+        SendNetlink(messages=b"\0\1\0", pid_offsets=(1, 2)),
+        ConfigureNetwork(messages=b"\0"),
+    )
+    assert decode_plan(Plan(blobs).encode()).steps == blobs
     for step in (
         SetHostname(name="a\0b"),
         Execute(arguments=("a\0",), environment=(), candidates=()),
     ):
         with pytest.raises(ValueError, match="NUL"):
             step.encode()
+
+
+def test_lines_are_told_and_not_sent() -> None:
+    step = SendNetlink(messages=b"12345678", pid_offsets=(4,), lines=("eth0: a wire",))
+    assert step.describe() == "plug in eth0: a wire"
+    assert step.encode() == msgspec.structs.replace(step, lines=()).encode()
+    assert step.to_builtins()["fields"]["lines"] == ["eth0: a wire"]
+    assert "8 bytes" in ConfigureNetwork(messages=b"12345678").describe()
 
 
 def test_a_path_that_is_not_utf8_arrives_as_it_is() -> None:

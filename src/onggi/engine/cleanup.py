@@ -1,8 +1,8 @@
 """Taking away what a run leaves, off the path that a user waits on.
 
-Order: processes, cgroup, monitor's directory, id range; for a removed container also snapshot,
-anonymous volumes, its directory, and last its record, so that a crash in between is finished by the
-next engine.
+Order: processes, cgroup, monitor's directory, ports and places in networks, id range; for a removed
+container also snapshot, anonymous volumes, its directory, and last its record, so that a crash in
+between is finished by the next engine.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ async def clean_run(core: Core, record: ContainerRecord) -> None:
     """Take away what one run left: cgroup, monitor's directory, id range."""
     await remove_cgroup(core, record.id)
     remove_task_directory(core.places.task(record.id))
+    current = core.records.containers.get(record.id, record)
+    core.publishing.close(current)
+    await core.endpoints.release(current, forever=current.state == "removing")
     core.ranges.give_back(record.id)
 
 
-def begin_removal(
-    core: Core, record: ContainerRecord, *, volumes: bool = True
-) -> ContainerRecord:
+def begin_removal(core: Core, record: ContainerRecord, *, volumes: bool = True) -> ContainerRecord:
     """The record that says `removing`, stored. Names are free from here on: the container's, and
     with `volumes` those of its anonymous volumes, unless another container uses one."""
     record = msgspec.structs.replace(
@@ -64,7 +65,11 @@ async def clean_container(core: Core, record: ContainerRecord) -> None:
 
 
 def _remove_files(core: Core, record: ContainerRecord) -> None:
-    core.images.snapshots.remove(record.id)()
+    snapshots = core.images.snapshots
+    if os.path.lexists(snapshots.upper_path(record.id)):
+        snapshots.remove(record.id)()
+    else:
+        snapshots.empty_trash()  # an earlier try may have come so far
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(core.places.container(record.id))
 

@@ -84,11 +84,17 @@ def compose(
             devices=found.devices,
             cgroups_path=found.cgroups_path,
             resources=compose_resources(spec, found.devices, found.throttle_devices),
-            sysctl=dict(spec.sysctls),
+            sysctl=_sysctls(spec, namespaces),
             masked_paths=() if _unmasked(spec) else defaults.MASKED_PATHS,
             readonly_paths=() if _unmasked(spec) else defaults.READONLY_PATHS,
         ),
     )
+
+
+def _sysctls(spec: ContainerSpec, namespaces: tuple[Namespace, ...]) -> dict[str, str]:
+    """A network of its own lets every user take any port and ping: there is nobody else on it."""
+    own = any(n.type == "network" and not n.path for n in namespaces)
+    return (dict(defaults.NETWORK_SYSCTLS) if own else {}) | spec.sysctls
 
 
 def with_image(spec: ContainerSpec, image: ContainerConfig | None) -> ContainerSpec:

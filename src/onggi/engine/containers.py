@@ -1,4 +1,4 @@
-"""The life of containers: create, start, stop, kill, wait, remove.
+"""The life of containers: create, start, attach, wait, remove; ends are in `ending`.
 
 A change of one container holds its lock. The record says `starting` before anything is made and
 `removing` before anything is taken away; `reconcile` finishes what a crash left between the two.
@@ -17,25 +17,25 @@ import msgspec
 from onggi.engine.api.answers import Created, ExitStatus, Session
 from onggi.engine.api.requests import (
     AttachRequest,
-    KillRequest,
     Nothing,
     RemoveRequest,
     ResizeRequest,
     RunRequest,
-    SignalSession,
     StartRequest,
-    StopRequest,
     WaitRequest,
 )
 from onggi.engine.api.spec import ContainerSpec
 from onggi.engine.cleanup import begin_removal
 from onggi.engine.compose import with_image
+from onggi.engine.conditions import with_image_health
 from onggi.engine.core import Core
 from onggi.engine.names import check_name, new_id, new_name
+from onggi.engine.networks import Networks
+from onggi.engine.pausing import thaw
 from onggi.engine.prepare import joined_container
 from onggi.engine.records import ContainerRecord
+from onggi.engine.restarts import check_restart
 from onggi.engine.runs import Runs
-from onggi.engine.signal_names import parse_signal
 from onggi.engine.tasks import Task
 from onggi.engine.volume_content import fill
 from onggi.engine.volumes import Volumes
@@ -45,13 +45,15 @@ from onggi.image.platforms import check_platform
 from onggi.image.prune import touch
 
 Item = Session | ExitStatus | tuple[Session, int]
+_LOOK_S = 0.02
 
 
 class Containers:
     """Containers of one engine; each method is a call of `engine.api`."""
 
-    def __init__(self, core: Core, runs: Runs, volumes: Volumes) -> None:
+    def __init__(self, core: Core, runs: Runs, volumes: Volumes, networks: Networks) -> None:
         self._core = core
+        self._networks = networks
         self._runs = runs
         self._volumes = volumes
 
@@ -72,7 +74,8 @@ class Containers:
         image = await self._image(spec.image)
         joined_container(core, spec)
         container_id = new_id()
-        spec = with_image(spec, image.config.config)
+        check_restart(spec)
+        spec = with_image_health(with_image(spec, image.config.config), image.config.config)
         mounts, made = self._volumes.for_container(spec, image.config.config)
         try:
             for path, target in self._volumes.to_fill(mounts):
@@ -87,11 +90,13 @@ class Containers:
                 created_ns=time.time_ns(),
                 volumes=made,
             )
-            record = self._runs.begin(record) if starting else record
+            places = self._networks.places(spec, container_id)
+            record = msgspec.structs.replace(record, endpoints=places)
             try:
+                record = self._runs.begin(record, image) if starting else record
                 core.records.insert_container(record)
             except EngineError:
-                core.ranges.give_back(record.id)
+                self._runs.give_back(record)
                 raise
         except EngineError:
             self._volumes.discard(made)
@@ -126,26 +131,69 @@ class Containers:
             yield item
 
     async def start(self, request: StartRequest, _fds: list[int]) -> AsyncIterator[Item]:
-        """Start a created or ended container; one that runs already is left as it is."""
+        """Start a created or ended container; one that runs already is left as it is.
+
+        Raises:
+            FailedPrecondition: it is paused, or to be attached and runs. EngineError: it cannot be
+            started.
+        """
+        record, task, warnings, attached = await self._start(request)
+        async for item in self._session(record, task, warnings, attached):
+            yield item
+
+    async def start_anew(self, container_id: str) -> None:
+        """Start a container for a user; nobody is attached.
+
+        Raises: as `start`.
+        """
+        await self._start(StartRequest(target=container_id))
+
+    async def start_again(self, container_id: str) -> None:
+        """Start a container for its restart policy, if it still waits for that.
+
+        Raises:
+            EngineError: it cannot be started.
+        """
+        core = self._core
+        record = core.records.find_container(container_id)
+        image = await self._image(record.image_id)
+        async with core.lock(container_id):
+            if core.restarts.waits(container_id) and core.running(container_id) is None:
+                record = core.records.find_container(container_id)
+                await self._begin(record, image, StartRequest(target=container_id))
+
+    async def _start(
+        self, request: StartRequest
+    ) -> tuple[ContainerRecord, Task, tuple[str, ...], socket.socket | None]:
         core = self._core
         record = core.records.find_container(request.target)
-        running = core.running(record.id)
-        if running is not None and not request.attach:
-            yield Session(id=record.id, name=record.name, session=record.id, pid=running.pid)
-            return
         image = await self._image(record.image_id)
         async with core.lock(record.id):
             record = core.records.find_container(record.id)
-            if core.running(record.id) is not None:
+            task = core.running(record.id)
+            if record.state == "paused":
+                raise FailedPrecondition(
+                    f"container {record.name} is paused", hint=f"onggi unpause {record.name}"
+                )
+            if task is not None and request.attach:
                 raise FailedPrecondition(f"container {record.name} is running already")
-            await self._runs.tidy(record)
-            record = self._runs.begin(record)
-            core.records.update_container(record)
-            task, warnings, attached = await self._runs.start(
-                record, image, request.size, request.attach, request.attach_stdin
-            )
-        async for item in self._session(record, task, warnings, attached):
-            yield item
+            if task is not None:
+                return record, task, (), None
+            record = msgspec.structs.replace(record, restarts=0)
+            started = await self._begin(record, image, request)
+            core.restarts.forget(record.id)
+        return record, *started
+
+    async def _begin(
+        self, record: ContainerRecord, image: Image, request: StartRequest
+    ) -> tuple[Task, tuple[str, ...], socket.socket | None]:
+        """Start a container that does not run and whose lock is held."""
+        await self._runs.tidy(record)
+        record = self._runs.begin(record, image)
+        self._core.records.update_container(record)
+        return await self._runs.start(
+            record, image, request.size, request.attach, request.attach_stdin
+        )
 
     async def _session(
         self,
@@ -164,59 +212,7 @@ class Containers:
         yield session, attached.detach()
         yield await asyncio.shield(end)
 
-    # -- ending ------------------------------------------------------------------------------
-
-    async def stop(self, request: StopRequest, _fds: list[int]) -> Nothing:
-        """Ask the process to end, and kill it when it has not after the timeout."""
-        core = self._core
-        record = core.records.find_container(request.target)
-        async with core.lock(record.id):
-            # Not while it starts: then it would run on afterwards.
-            task = core.running(record.id)
-        if task is None:
-            return Nothing()
-        end = core.ends[record.id]
-        number = parse_signal(request.signal or record.spec.stop_signal or "TERM")
-        timeout_s = record.spec.stop_timeout_s if request.timeout_s is None else request.timeout_s
-        self._signal(record, task, number, "onggi stop")
-        if number != signals.SIGKILL:
-            done, _ = await asyncio.wait([end], timeout=timeout_s if timeout_s >= 0 else None)
-            if not done:
-                self._signal(record, task, signals.SIGKILL, "onggi stop, after its timeout")
-        await asyncio.shield(end)
-        return Nothing()
-
-    async def kill(self, request: KillRequest, _fds: list[int]) -> Nothing:
-        """Send a signal to the first process.
-
-        Raises:
-            FailedPrecondition: it does not run. InvalidArgument: no such signal.
-        """
-        record = self._core.records.find_container(request.target)
-        task = self._core.running(record.id)
-        if task is None:
-            raise FailedPrecondition(
-                f"container {record.name} does not run", hint="onggi ps lists those that do"
-            )
-        self._signal(record, task, parse_signal(request.signal), "onggi kill")
-        return Nothing()
-
-    def _signal(self, record: ContainerRecord, task: Task, number: int, who: str) -> None:
-        """Remember who, before the process can end of it."""
-        core = self._core
-        current = core.records.containers[record.id]
-        core.records.update_container(
-            msgspec.structs.replace(current, killed_by=who, killed_with=number)
-        )
-        task.signal(number)
-        core.events.publish(
-            "container", "kill", record.id, name=record.name, signal=str(int(number))
-        )
-
-    async def signal_session(self, request: SignalSession, _fds: list[int]) -> Nothing:
-        """Pass a signal from an attached terminal on."""
-        self._session_task(request.session).signal(request.signal)
-        return Nothing()
+    # -- sessions ----------------------------------------------------------------------------
 
     async def resize(self, request: ResizeRequest, _fds: list[int]) -> Nothing:
         """Tell a session's terminal its size."""
@@ -239,6 +235,10 @@ class Containers:
                 f"container {record.name} does not run",
                 hint=f"start it with onggi start -a {record.name}",
             )
+        if record.state == "paused":
+            raise FailedPrecondition(
+                f"container {record.name} is paused", hint=f"onggi unpause {record.name}"
+            )
         ours, theirs = socket.socketpair()
         with theirs:
             task.monitor.attach(
@@ -251,17 +251,21 @@ class Containers:
             yield item
 
     async def wait(self, request: WaitRequest, _fds: list[int]) -> ExitStatus:
-        """Wait for the end of a container, or for its removal."""
+        """Wait for the end of a container's run, or for its removal. One that its restart policy
+        is about to start again is not at its end."""
         core = self._core
         record = core.records.find_container(request.target)
-        end = core.ends.get(record.id)
         status = record.exit or ExitStatus(code=0)
-        if end is not None:
-            status = await asyncio.shield(end)
-        elif request.condition == "next-exit":
-            while (end := core.ends.get(record.id)) is None:
-                await asyncio.sleep(0.02)
-            status = await asyncio.shield(end)
+        later = request.condition == "next-exit"
+        while record.id in core.records.containers:
+            end = core.ends.get(record.id)
+            if end is not None:
+                status = await asyncio.shield(end)
+                break
+            if not later and not core.restarts.waits(record.id):
+                status = core.records.containers[record.id].exit or status
+                break
+            await asyncio.sleep(_LOOK_S)
         if request.condition == "removed" and record.id in core.records.containers:
             await core.gone.setdefault(record.id, asyncio.Event()).wait()
         return status
@@ -276,13 +280,21 @@ class Containers:
         """
         core = self._core
         record = core.records.find_container(request.target)
-        if core.running(record.id) is not None and not request.force:
+        waits = core.restarts.waits(record.id)
+        if (waits or core.running(record.id) is not None) and not request.force:
             raise FailedPrecondition(
-                f"container {record.name} is running",
+                f"container {record.name} is {'about to be restarted' if waits else 'running'}",
                 hint=f"stop it first, or use onggi rm -f {record.name}",
             )
         await self._discard(record.id, volumes=request.volumes)
         return Nothing()
+
+    def _end(self, container_id: str, task: Task) -> None:
+        """Kill the first process, by its cgroup where a signal does not get through."""
+        try:
+            task.signal(signals.SIGKILL)
+        except OSError:
+            self._core.cgroup(container_id).kill()
 
     async def _discard(self, container_id: str, *, volumes: bool = True) -> None:
         """Begin the removal; a run ends first, and its end goes on with the removal.
@@ -294,11 +306,13 @@ class Containers:
         if record is None or record.state == "removing":
             return
         name, starting = record.name, record.state == "starting"
-        record = begin_removal(core, record, volumes=volumes)
+        core.restarts.forget(container_id)
+        thaw(core, container_id)
+        record = begin_removal(core, core.records.containers[container_id], volumes=volumes)
         task = core.running(container_id)
         if task is not None:
             end = core.ends[container_id]
-            task.signal(signals.SIGKILL)
+            self._end(container_id, task)
             await asyncio.shield(end)
         elif not starting:
             core.background(self._runs.clean(record, name))

@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onggi.engine.api.answers import ExitStatus
+from onggi.engine.endpoints import Endpoints
 from onggi.engine.events import Events
+from onggi.engine.fabric import Fabric
 from onggi.engine.idranges import IdRanges
 from onggi.engine.layout import Layout
 from onggi.engine.places import Places
+from onggi.engine.publishing import Publishing
 from onggi.engine.records import ContainerRecord, Records
 from onggi.engine.tasks import Task
 from onggi.errors import Unavailable
 from onggi.image.images import ImageStore
 from onggi.kernel.cgroups.driver import Cgroup
 from onggi.kernel.processes import boot_id
+from onggi.network.settings import NetworkSettings
 from onggi.runtime.host import HostFacts
 from onggi.sandbox.keel import Keel
+
+if TYPE_CHECKING:
+    from onggi.engine.health import Health
+    from onggi.engine.restarts import Restarts
 
 
 class Core:
@@ -30,7 +38,13 @@ class Core:
     """
 
     def __init__(
-        self, layout: Layout, host: HostFacts, records: Records, images: ImageStore, keel: Keel
+        self,
+        layout: Layout,
+        host: HostFacts,
+        records: Records,
+        images: ImageStore,
+        keel: Keel,
+        settings: NetworkSettings = NetworkSettings(),  # noqa: B008 - a frozen value
     ) -> None:
         self.layout = layout
         self.places = Places(layout)
@@ -48,6 +62,13 @@ class Core:
         self.gone: dict[str, asyncio.Event] = {}
         self.locks: dict[str, asyncio.Lock] = {}
         self.stopping = asyncio.Event()
+        self.settings = settings
+        self.fabric = Fabric(layout, self.loop)
+        self.endpoints = Endpoints(records, self.fabric)
+        self.publishing = Publishing(records, self.fabric, self.endpoints)
+        #: Set by the engine, which knows what they act on.
+        self.restarts: Restarts
+        self.health: Health
         self._background: set[asyncio.Task[None]] = set()
 
     def cgroup(self, container_id: str) -> Cgroup:

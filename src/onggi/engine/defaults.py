@@ -47,6 +47,11 @@ HOST_SHM = Mount(
     options=("rbind", "rprivate", "nosuid", "noexec", "nodev"),
 )
 
+NETWORK_SYSCTLS = {
+    "net.ipv4.ip_unprivileged_port_start": "0",
+    "net.ipv4.ping_group_range": "0 65535",
+}
+
 MASKED_PATHS = (
     "/proc/acpi",
     "/proc/asound",

@@ -16,7 +16,14 @@ from onggi.engine.api.requests import EventsRequest
 from onggi.engine.filters import Filters
 
 HISTORY = 1024
-_FILTERS = ("type", "event", "container", "image", "volume", "label")
+_KEYS = (
+    "container", "daemon", "event", "image", "label", "label!", "network", "scope", "type",
+    "volume",
+)  # fmt: skip
+_VALUES = {
+    "type": ("container", "image", "volume", "network", "engine", "daemon"),
+    "scope": ("local", "swarm"),
+}
 
 
 class Events:
@@ -47,7 +54,7 @@ class Events:
 
     async def listen(self, request: EventsRequest, _fds: list[int]) -> AsyncIterator[Event]:
         """History from `since_ns` on, then what comes, until `until_ns`."""
-        filters = Filters(request.filters, _FILTERS)
+        filters = Filters(request.filters, _KEYS, values=_VALUES)
         queue: asyncio.Queue[Event] = asyncio.Queue(maxsize=HISTORY)
         self._listeners.add(queue)
         try:
@@ -74,13 +81,24 @@ def _rest_s(until_ns: int) -> float | None:
 
 def _matches(filters: Filters, event: Event) -> bool:
     name = event.attributes.get("name", "")
+    kinds = ("daemon", event.kind) if event.kind == "engine" else (event.kind,)
+    # `health_status: healthy` is an event=health_status too.
+    actions = (event.action, event.action.partition(":")[0])
     return (
-        filters.accepts("type", event.kind)
-        and filters.accepts("event", event.action)
+        any(filters.accepts("type", kind) for kind in kinds)
+        and any(filters.accepts("event", action) for action in actions)
+        and filters.accepts("scope", "local")
         and all(
-            not filters.has(kind)
-            or (event.kind == kind and filters.accepts_id(kind, event.id, name))
-            for kind in ("container", "image", "volume")
+            not filters.has(kind) or (kind in kinds and filters.accepts_id(kind, event.id, name))
+            for kind in ("container", "volume", "network", "daemon")
         )
+        and _of_image(filters, event)
         and filters.accepts_label(event.attributes)
     )
+
+
+def _of_image(filters: Filters, event: Event) -> bool:
+    """An image's own event, or one of a container made from it."""
+    if event.kind == "image":
+        return filters.accepts_id("image", event.id, event.attributes.get("name", ""))
+    return filters.accepts("image", event.attributes.get("image", ""))

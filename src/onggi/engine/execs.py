@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 
@@ -25,7 +26,9 @@ from onggi.engine.names import new_id
 from onggi.engine.prepare import find_user, layers_of, seccomp_profile, with_seccomp
 from onggi.engine.records import ContainerRecord
 from onggi.engine.tasks import Task
-from onggi.errors import EngineError, FailedPrecondition, InvalidArgument
+from onggi.errors import EngineError, FailedPrecondition, InvalidArgument, NotFound
+from onggi.kernel.cgroups.driver import Cgroup
+from onggi.kernel.processes import read_stat
 from onggi.runtime.failure import explain_failure, explain_warning
 from onggi.runtime.plan import plan_exec
 from onggi.runtime.request import ExecRequest as ExecPlan
@@ -38,6 +41,7 @@ from onggi.specs.runtime import Config, ConsoleSize, Process, User, parse_config
 #: Descriptors lent to keel: the container's first process, then its v2 cgroup.
 _CGROUP_SLOT = 1
 _END_S = 0.2
+_ROUNDS = 16
 Item = Session | ExitStatus | tuple[Session, int]
 
 
@@ -60,6 +64,11 @@ class Execs:
             raise FailedPrecondition(
                 f"container {record.name} does not run",
                 hint=f"start it with onggi start {record.name}",
+            )
+        if record.state == "paused":
+            raise FailedPrecondition(
+                f"container {record.name} is paused",
+                hint=f"onggi unpause {record.name} lets it go on",
             )
         if not request.command or not request.command[0]:
             raise InvalidArgument("nothing to execute", hint="write onggi exec CONTAINER COMMAND")
@@ -84,6 +93,18 @@ class Execs:
         event = await asyncio.shield(task.exited)
         yield describe_end(event, None, "")
 
+    async def begin(self, request: ExecRequest, stream: socket.socket) -> Task:
+        """Start a command whose output goes to `stream`, and tell nobody.
+
+        Raises: as `exec`.
+        """
+        record = self._core.records.find_container(request.target)
+        main = self._core.running(record.id)
+        if main is None or main.pidfd < 0:
+            raise FailedPrecondition(f"container {record.name} does not run")
+        task, _ = await self._start(request, record, main, new_id(), stream, told=False)
+        return task
+
     async def _start(
         self,
         request: ExecRequest,
@@ -91,6 +112,8 @@ class Execs:
         main: Task,
         session: str,
         stream: socket.socket | None,
+        *,
+        told: bool = True,
     ) -> tuple[Task, tuple[str, ...]]:
         core = self._core
         run_dir = f"{core.places.task(record.id)}/exec-{session[:16]}"
@@ -138,9 +161,10 @@ class Execs:
                 raise
         core.tasks[session] = task
         task.exited.add_done_callback(lambda _: self._ended(session, run_dir))
-        core.events.publish(
-            "container", "exec_start", record.id, name=record.name, command=request.command[0]
-        )
+        if told:
+            core.events.publish(
+                "container", "exec_start", record.id, name=record.name, command=request.command[0]
+            )
         return task, plan.warnings + tuple(explain_warning(w, plan) for w in task.warnings)
 
     def _ended(self, session: str, run_dir: str) -> None:
@@ -186,3 +210,29 @@ async def _failure(record: ContainerRecord, main: Task, outcome: Failed, plan: P
                 hint=f"start it with onggi start {record.name}",
             )
     return explain_failure(outcome, plan)
+
+
+def end_session(cgroup: Cgroup, leader: int) -> None:
+    """Kill an exec's first process and all that is in its session. For a thread: it reads /proc."""
+    for _ in range(_ROUNDS):
+        members = [pid for pid in cgroup.processes() if _session_of(pid) == leader]
+        if not members:
+            return
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                try:
+                    # The number may have been given to another process meanwhile.
+                    if _session_of(pid) == leader:
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                finally:
+                    os.close(pidfd)
+
+
+def _session_of(pid: int) -> int:
+    """The session of a process; 0 for one that has ended."""
+    try:
+        stat = read_stat(pid)
+    except NotFound:
+        return 0
+    return 0 if stat.state in ("Z", "X") else stat.session

@@ -27,7 +27,7 @@ from onggi.engine.api.requests import (
     Target,
 )
 from onggi.engine.core import Core
-from onggi.engine.filters import Filters
+from onggi.engine.image_filters import parse_image_filters
 from onggi.engine.prepare import layers_of
 from onggi.engine.store_calls import settle
 from onggi.engine.watching import watch
@@ -51,8 +51,8 @@ class ImageCalls:
 
     async def list_images(self, request: ListRequest, _fds: list[int]) -> tuple[ImageSummary, ...]:
         """All images, newest first."""
-        filters = Filters(request.filters, ("reference", "dangling", "label"))
-        images = [i for i in self._core.images.list() if _matches(filters, i)]
+        accept = parse_image_filters(self._core.images, request.filters)
+        images = [left for image in self._core.images.list() if (left := accept(image))]
         images.sort(key=lambda image: image.created or "", reverse=True)
         users = [record.image_id for record in self._core.records.containers.values()]
         return tuple(_summary(image, users.count(image.id)) for image in images)
@@ -238,22 +238,6 @@ def _one_descriptor(fds: list[int], what: str) -> int:
 def familiar(name: str) -> str:
     """A stored name as a person writes it."""
     return Reference.parse(name).familiar()
-
-
-def _matches(filters: Filters, image: Image) -> bool:
-    labels = (image.config.config.labels if image.config.config else None) or {}
-    return (
-        filters.accepts("dangling", str(not image.names).lower())
-        and filters.accepts_label(labels)
-        and (
-            not filters.has("reference")
-            or any(
-                name == wanted or name.startswith(f"{wanted}:")
-                for name in map(familiar, image.names)
-                for wanted in filters.get("reference")
-            )
-        )
-    )
 
 
 def _summary(image: Image, containers: int) -> ImageSummary:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from onggi.engine.api.answers import ContainerSummary, TopRow
 from onggi.engine.api.requests import ListRequest, Target
+from onggi.engine.container_filters import parse_container_filters
 from onggi.engine.core import Core
-from onggi.engine.filters import Filters
+from onggi.engine.network_view import network_names, network_settings, port_texts
 from onggi.engine.places import log_name
 from onggi.engine.records import ContainerRecord
+from onggi.engine.timestamps import rfc3339
 from onggi.errors import FailedPrecondition, NotFound
 from onggi.kernel import processes
 from onggi.specs.runtime import Process, parse_config
 
-_FILTERS = (
-    "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume",
-)  # fmt: skip
+#: Filters that ask for containers which do not run, too.
+_OF_ALL = ("status", "exited")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -35,27 +37,29 @@ class Listing:
         self, request: ListRequest, _fds: list[int]
     ) -> tuple[ContainerSummary, ...]:
         """Containers, newest first: the running ones, or all, or the last few."""
-        filters = Filters(request.filters, _FILTERS)
-        everything = request.all or request.last or filters.has("status") or filters.has("exited")
-        rows = [
-            self._summary(record, size=request.size)
-            for record in self._core.records.containers.values()
-            if record.name and (everything or record.state in ("running", "paused"))
-        ]
-        rows.sort(key=lambda row: row.created_ns, reverse=True)
-        bounds = self._bounds(filters)
-        rows = [r for r in rows if bounds[0] < r.created_ns < bounds[1] and _matches(filters, r)]
-        return tuple(rows[: request.last or None])
+        core = self._core
+        filters, accept = parse_container_filters(core, request.filters)
+        everything = request.all or request.last or any(map(filters.has, _OF_ALL))
+        found = []
+        for record in core.records.containers.values():
+            if record.name and (everything or self._shows(record)):
+                row = self._summary(record)
+                if accept(record, row):
+                    found.append(row)
+        found.sort(key=lambda row: row.created_ns, reverse=True)
+        chosen = tuple(found[: request.last or None])
+        return await asyncio.to_thread(self._with_sizes, chosen) if request.size else chosen
 
-    def _bounds(self, filters: Filters) -> tuple[int, float]:
-        created = {
-            key: [self._core.records.find_container(t).created_ns for t in filters.get(key)]
-            for key in ("since", "before")
-        }
-        return max(created["since"], default=-1), min(created["before"], default=float("inf"))
+    def _shows(self, record: ContainerRecord) -> bool:
+        """Whether `ps` shows it without being asked for all."""
+        return record.state in ("running", "paused") or self._core.restarts.waits(record.id)
 
-    def _summary(self, record: ContainerRecord, *, size: bool) -> ContainerSummary:
+    def _with_sizes(self, rows: tuple[ContainerSummary, ...]) -> tuple[ContainerSummary, ...]:
+        return tuple(msgspec.structs.replace(row, size_bytes=self._size(row.id)) for row in rows)
+
+    def _summary(self, record: ContainerRecord) -> ContainerSummary:
         spec = record.spec
+        condition = self._core.health.condition(record.id)
         return ContainerSummary(
             id=record.id,
             name=record.name,
@@ -63,21 +67,23 @@ class Listing:
             image_id=record.image_id,
             command=command_line(record),
             created_ns=record.created_ns,
-            state="created" if record.state == "starting" else record.state,
+            state=state_of(record, self._core),
+            health=condition.status if condition is not None else "",
+            restarts=record.restarts,
             started_ns=record.started_ns,
             finished_ns=record.finished_ns,
             exit=record.exit,
             labels=spec.labels,
             mounts=tuple(m.source or m.target for m in spec.mounts),
-            networks=(spec.network,),
+            networks=network_names(record, self._core.records.networks),
             pid=record.pid,
-            size_bytes=self._size(record) if size else None,
+            ports=port_texts(record),
         )
 
-    def _size(self, record: ContainerRecord) -> int:
+    def _size(self, container_id: str) -> int:
         """Bytes on disk of what the container has written; 0 before its first start."""
         try:
-            return self._core.images.snapshots.usage(record.id).size_bytes
+            return self._core.images.snapshots.usage(container_id).size_bytes
         except NotFound:
             return 0
 
@@ -100,18 +106,11 @@ class Listing:
         return tuple(row for row in rows if row is not None)
 
 
-def _matches(filters: Filters, row: ContainerSummary) -> bool:
-    exit_code = str(row.exit.code) if row.exit else ""
-    return (
-        filters.accepts("status", row.state)
-        and filters.accepts("exited", exit_code)
-        and filters.accepts_part("name", row.name)
-        and filters.accepts_id("id", row.id, row.id)
-        and (filters.accepts_id("ancestor", row.image_id, row.image))
-        and (not filters.has("volume") or any(v in row.mounts for v in filters.get("volume")))
-        and (not filters.has("network") or any(n in row.networks for n in filters.get("network")))
-        and filters.accepts_label(row.labels)
-    )
+def state_of(record: ContainerRecord, core: Core) -> str:
+    """The state as users know it: docker's words."""
+    if core.restarts.waits(record.id):
+        return "restarting"
+    return "created" if record.state == "starting" else record.state
 
 
 def command_line(record: ContainerRecord) -> str:
@@ -123,20 +122,13 @@ def command_line(record: ContainerRecord) -> str:
     return " ".join((spec.entrypoint or ()) + spec.command)
 
 
-def rfc3339(time_ns: int) -> str:
-    """`2026-01-02T03:04:05.000000006Z`; docker's zero time for 0."""
-    if not time_ns:
-        return "0001-01-01T00:00:00Z"
-    seconds, nanoseconds = divmod(time_ns, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
-
-
 def inspect_record(record: ContainerRecord, core: Core) -> dict[str, Any]:
     """A container's record in docker's shape. Source: Docker Engine API v1.51 ContainerInspect."""
     spec = record.spec
     config = parse_config(record.config) if record.config else None
     process = (config.process if config else None) or Process(cwd=spec.workdir)
     end = record.exit
+    condition = core.health.condition(record.id)
     arguments = process.args or (spec.entrypoint or ()) + spec.command
     return {
         "Id": record.id,
@@ -144,10 +136,10 @@ def inspect_record(record: ContainerRecord, core: Core) -> dict[str, Any]:
         "Path": arguments[0] if arguments else "",
         "Args": list(arguments[1:]),
         "State": {
-            "Status": record.state,
-            "Running": record.state == "running",
+            "Status": state_of(record, core),
+            "Running": record.state in ("running", "paused"),
             "Paused": record.state == "paused",
-            "Restarting": False,
+            "Restarting": core.restarts.waits(record.id),
             "OOMKilled": bool(end and end.oom_killed),
             "Dead": False,
             "Pid": record.pid,
@@ -155,7 +147,9 @@ def inspect_record(record: ContainerRecord, core: Core) -> dict[str, Any]:
             "Error": end.explanation if end else "",
             "StartedAt": rfc3339(record.started_ns),
             "FinishedAt": rfc3339(record.finished_ns),
+            **({"Health": condition.shown()} if condition is not None else {}),
         },
+        "RestartCount": record.restarts,
         "Image": record.image_id,
         "Name": f"/{record.name}",
         "LogPath": f"{core.places.container(record.id)}/{log_name(record.id)}",
@@ -188,7 +182,7 @@ def inspect_record(record: ContainerRecord, core: Core) -> dict[str, Any]:
             "StopSignal": spec.stop_signal or "SIGTERM",
             "StopTimeout": spec.stop_timeout_s,
         },
-        "NetworkSettings": {"Networks": {spec.network: {}}},
+        "NetworkSettings": network_settings(record, core.records.networks),
         "Onggi": {
             "IdBase": record.id_base if record.state == "running" else None,
             "Cgroup": core.places.cgroup(record.id),
@@ -207,6 +201,10 @@ def _host_config(record: ContainerRecord) -> dict[str, Any]:
         "UsernsMode": spec.userns,
         "CgroupnsMode": spec.cgroupns,
         "AutoRemove": spec.auto_remove,
+        "RestartPolicy": {
+            "Name": spec.restart.policy,
+            "MaximumRetryCount": spec.restart.maximum,
+        },
         "Privileged": spec.privileged,
         "ReadonlyRootfs": spec.read_only,
         "Init": spec.init,
@@ -229,13 +227,19 @@ def _host_config(record: ContainerRecord) -> dict[str, Any]:
         "ExtraHosts": list(spec.add_hosts),
         "Dns": list(spec.dns),
         "LogConfig": {
-            "Type": "json-file",
-            "Config": {
-                "max-size": str(spec.log_max_bytes),
-                "max-file": str(spec.log_max_files),
-            },
+            "Type": spec.log_driver,
+            "Config": _log_options(record),
         },
     }
+
+
+def _log_options(record: ContainerRecord) -> dict[str, str]:
+    spec = record.spec
+    options = {"tag": spec.log_tag} if spec.log_tag else {}
+    if spec.log_driver in ("json-file", "local"):
+        options["max-size"] = str(spec.log_max_bytes)
+        options["max-file"] = str(spec.log_max_files)
+    return options
 
 
 def top_row(pid: int) -> TopRow | None:

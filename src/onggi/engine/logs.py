@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -17,9 +18,14 @@ import msgspec
 from onggi.engine.api.answers import LogLine
 from onggi.engine.api.requests import LogsRequest
 from onggi.engine.core import Core
+from onggi.engine.journal import journal_lines
 from onggi.engine.places import log_name
+from onggi.engine.records import ContainerRecord
+from onggi.errors import FailedPrecondition
 
 _POLL_S = 0.05
+#: A line is in the file that long after its time at most.
+_LATE_NS = 10**9
 _CHUNK_BYTES = 1 << 16
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _NO_TIME = "1970-01-01T00:00:00Z"
@@ -33,8 +39,29 @@ class Logs:
         self._core = core
 
     async def logs(self, request: LogsRequest, _fds: list[int]) -> AsyncIterator[LogLine]:
-        """The lines so far, then with `follow` what comes until the container ends."""
+        """The lines so far, then with `follow` what comes, over restarts, until the container has
+        ended for good.
+
+        Raises:
+            FailedPrecondition: its log driver keeps nothing.
+        """
         record = self._core.records.find_container(request.target)
+        driver = record.spec.log_driver
+        if driver == "none":
+            raise FailedPrecondition(
+                "configured logging driver does not support reading",
+                hint=f"container {record.name} was made with --log-driver none",
+            )
+        if driver == "journald":
+            lines = journal_lines(record.id, request, lambda: self._over(record.id))
+        else:
+            lines = self._file_lines(record, request)
+        async for line in lines:
+            yield line
+
+    async def _file_lines(
+        self, record: ContainerRecord, request: LogsRequest
+    ) -> AsyncIterator[LogLine]:
         path = f"{self._core.places.container(record.id)}/{log_name(record.id)}"
         reader = LogReader(path, record.spec.log_max_files)
         try:
@@ -45,17 +72,35 @@ class Logs:
                 yield line
                 if count % 256 == 255:
                     await asyncio.sleep(0)
-            while request.follow:
+            alive = False
+            while request.follow and not _past_until(request):
                 # Looked at before reading: what was written before the end is read after it.
-                alive = self._core.running(record.id) is not None
+                over = self._over(record.id)
                 for line in reader.lines():
                     if _wanted(line, request):
                         yield line
-                if not alive:
+                if over and not alive:
                     return
+                # Between the two halves of a restart it looks as if it were over, once.
+                alive = not over
                 await asyncio.sleep(_POLL_S)
         finally:
             reader.close()
+
+    def _over(self, container_id: str) -> bool:
+        """It does not run, and neither a policy nor a command under way brings it back."""
+        core = self._core
+        record = core.records.containers.get(container_id)
+        if record is None or not record.name:
+            return core.running(container_id) is None
+        lock = core.locks.get(container_id)
+        changing = lock is not None and lock.locked()
+        returning = changing or core.restarts.waits(container_id)
+        return record.state in ("created", "exited") and not returning
+
+
+def _past_until(request: LogsRequest) -> bool:
+    return bool(request.until_ns) and time.time_ns() > request.until_ns + _LATE_NS
 
 
 def _wanted(line: LogLine, request: LogsRequest) -> bool:

@@ -22,7 +22,8 @@ from onggi.engine.api.spec import ContainerSpec
 from onggi.engine.compose import Resolved, compose, hostname, security_options
 from onggi.engine.core import Core
 from onggi.engine.device_nodes import make_nodes
-from onggi.engine.places import log_name
+from onggi.engine.endpoints import NAME_SERVER
+from onggi.engine.log_target import with_log
 from onggi.engine.records import ContainerRecord
 from onggi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from onggi.image.images import Image
@@ -32,7 +33,7 @@ from onggi.image.users import ResolvedUser, resolve_groups, resolve_user
 from onggi.kernel.seccomp.profile import default_profile, load_profile
 from onggi.network import files
 from onggi.runtime.plan import plan
-from onggi.runtime.request import Overlay, StartRequest, Supervision
+from onggi.runtime.request import LinkSetup, Overlay, StartRequest, Supervision
 from onggi.runtime.steps import Plan
 from onggi.specs.image import ContainerConfig
 from onggi.specs.runtime import Config, Device, Seccomp, User
@@ -139,7 +140,9 @@ def launch(
         warnings = cgroup.apply(resources)
     os.makedirs(core.places.task(record.id), mode=0o700, exist_ok=True)
     nodes = _device_nodes(core, record, found.devices)
-    made = _plan(core, record, config, rootfs, size, cgroup.task_paths(), nodes)
+    links = core.endpoints.links(record)
+    core.publishing.open(record)
+    made = _plan(core, record, config, rootfs, size, cgroup.task_paths(), nodes, links)
     return Launch(config=config, plan=made, warnings=warnings + made.warnings)
 
 
@@ -159,7 +162,8 @@ def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
     hierarchies = core.host.cgroups.hierarchies
     cgroup = core.places.cgroup(record.id)
     paths = tuple(f"{h.mount_point}/{cgroup}/tasks" for h in hierarchies if h.version == 1)
-    made = _plan(core, record, config, rootfs, TerminalSize(), paths, {})
+    links = core.endpoints.preview(record)
+    made = _plan(core, record, config, rootfs, TerminalSize(), paths, {}, links)
     return Launch(config=config, plan=made, warnings=made.warnings)
 
 
@@ -171,19 +175,20 @@ def _plan(
     size: TerminalSize,
     cgroup_files: tuple[str, ...],
     nodes: dict[str, str],
+    links: LinkSetup | None,
 ) -> Plan:
     spec = record.spec
     request = StartRequest(
-        supervision=Supervision(
-            run_dir=core.places.task(record.id),
-            log_dir=core.places.container(record.id),
-            log_name=log_name(record.id),
-            log_max_bytes=spec.log_max_bytes,
-            log_max_files=spec.log_max_files,
-            record_name=EXIT_RECORD,
-            stdin=spec.stdin_open,
-            rows=size.rows,
-            columns=size.columns,
+        supervision=with_log(
+            Supervision(
+                run_dir=core.places.task(record.id),
+                record_name=EXIT_RECORD,
+                stdin=spec.stdin_open,
+                rows=size.rows,
+                columns=size.columns,
+            ),
+            record,
+            core.places.container(record.id),
         ),
         root_mountpoint=core.places.root_mountpoint,
         overlay=Overlay(lowers=rootfs.lowers, upper=rootfs.upper, volatile=spec.auto_remove),
@@ -195,6 +200,7 @@ def _plan(
             (d.container_path, nodes.get(d.container_path, d.host_path)) for d in spec.devices
         ),
         keyring=record.id[:12],
+        links=links,
     )
     return plan(with_seccomp(config, seccomp_profile(core, spec, config)), core.host, request)
 
@@ -287,14 +293,15 @@ def write_files(core: Core, record: ContainerRecord) -> None:
     os.makedirs(directory, mode=0o700, exist_ok=True)
     name = hostname(spec, record.id)
     resolver = files.resolv_conf(
-        _host_resolver(),
-        spec.dns,
+        host_resolver(),
+        (NAME_SERVER,) if record.endpoints else spec.dns,
         spec.dns_search,
-        spec.dns_options,
+        spec.dns_options or (("ndots:0",) if record.endpoints else ()),
         isolated=spec.network == "none",
     )
+    addresses = tuple(a for p in record.endpoints for a in (p.ipv4, p.ipv6) if a)
     texts = {
-        "hosts": files.hosts(name, spec.add_hosts),
+        "hosts": files.hosts(name, core.endpoints.hosts(record), addresses or ("127.0.1.1",)),
         "resolv.conf": resolver,
         "hostname": f"{name}\n",
     }
@@ -304,7 +311,8 @@ def write_files(core: Core, record: ContainerRecord) -> None:
             out.write(text)
 
 
-def _host_resolver() -> str:
+def host_resolver() -> str:
+    """The host's resolv.conf; empty without one."""
     try:
         with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
             return file.read(65536)

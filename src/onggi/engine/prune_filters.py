@@ -14,31 +14,40 @@ from onggi.image.prune import Filters, created_ns
 
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[hms])+")
 _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
-_HINT = "known are until, label, label! and dangling"
+#: Of images; containers, networks and volumes are never dangling by themselves.
+KEYS = ("until", "label", "label!", "dangling")
 
 
-def parse_prune_filters(texts: Sequence[str]) -> Filters:
-    """Read `key=value` texts. Raises: InvalidArgument: unknown or malformed."""
-    until_ns: int | None = None
+def parse_prune_filters(texts: Sequence[str], known: Sequence[str] = KEYS) -> Filters:
+    """Read `key=value` texts. `known`: the keys that there are.
+
+    Raises:
+        InvalidArgument: unknown or malformed.
+    """
+    limit_ns: int | None = None
     dangling: bool | None = None
     labels: list[str] = []
     without: list[str] = []
     for text in texts:
         key, equals, value = text.partition("=")
-        if key == "label" and equals:
+        if key not in known or not equals:
+            raise InvalidArgument(
+                f"unknown filter {text[:100]!r}", hint=f"known are {', '.join(known)}"
+            )
+        if key == "label":
             labels.append(value)
         elif key == "label!":
             without.append(value)
         elif key == "until":
-            until_ns = _until_ns(value)
+            limit_ns = until_ns(value)
         elif key == "dangling" and value in ("true", "false", "1", "0"):
             dangling = value in ("true", "1")
         else:
-            raise InvalidArgument(f"unknown filter {text[:100]!r}", hint=_HINT)
-    return Filters(until_ns, tuple(labels), tuple(without), dangling)
+            raise InvalidArgument(f"dangling={value[:60]!r} is neither true nor false")
+    return Filters(limit_ns, tuple(labels), tuple(without), dangling)
 
 
-def _until_ns(text: str) -> int:
+def until_ns(text: str) -> int:
     """A duration before now (240h, 1h30m), seconds since 1970, or RFC 3339."""
     if _DURATION.fullmatch(text):
         pieces = re.findall(r"([\d.]+)([hms])", text)

@@ -10,14 +10,17 @@ import asyncio
 import logging
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import msgspec
 
-from onggi.engine.cleanup import clean_container, clean_run, remove_cgroup, remove_task_directory
+from onggi.engine.api.answers import ExitStatus
+from onggi.engine.cleanup import begin_removal, remove_cgroup, remove_task_directory
 from onggi.engine.core import Core
+from onggi.engine.fabric import unplug
 from onggi.engine.prepare import EXIT_RECORD
-from onggi.engine.records import ContainerRecord
+from onggi.engine.records import LIVING, ContainerRecord, State
 from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
 from onggi.errors import EngineError
@@ -36,11 +39,42 @@ async def reconcile(core: Core, runs: Runs) -> None:
         if record.state == "removing":
             if await _alive(core, runs, record, boot):
                 core.tasks[record.id].signal(signal.SIGKILL)  # its end goes on with the removal
+                with suppress(EngineError):
+                    core.cgroup(record.id).thaw()
             else:
-                core.background(clean_container(core, record))
-        elif record.state in ("starting", "running", "paused"):
+                core.background(runs.clean(record, record.former_name))
+        elif record.state in LIVING:
             await _settle(core, runs, record, boot)
+        elif record.state == "exited" and record.spec.auto_remove:  # a restart was broken off
+            runs.leave(begin_removal(core, record), record.name)
+    with _told("networks"):
+        await _restore_networks(core)
     await _remove_strangers(core)
+
+
+async def _restore_networks(core: Core) -> None:
+    """Bridges, rules and names of the containers that run on; what nobody uses goes."""
+    if not core.fabric.used:
+        return
+    living = [r for r in core.records.containers.values() if r.id in core.tasks and r.endpoints]
+    networks = core.records.networks
+    if not living:
+        core.fabric.remove_all(networks.values())
+    ids = {place.network_id for record in living for place in record.endpoints}
+    publications = [p for record in living for p in core.publishing.keep(record)]
+    core.fabric.restore([networks[i] for i in ids if i in networks], publications)
+    for record in living:
+        for place in record.endpoints:
+            core.endpoints.name(record, place)
+        core.endpoints.answer(record, core.tasks[record.id].take_sockets())
+    known = {n.bridge for n in networks.values()} | {
+        core.fabric.link_name(record.id, place.index)
+        for record in living
+        for place in record.endpoints
+    }
+    for name in core.fabric.strangers(frozenset(known)):
+        log.warning("link %s has no container: it is removed", name)
+        await asyncio.to_thread(unplug, [name])
 
 
 async def _settle(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> None:
@@ -49,24 +83,21 @@ async def _settle(core: Core, runs: Runs, record: ContainerRecord, boot: str) ->
         return
     event = await _exit_record(core, record, boot)
     if starting and event is None:
-        await _undo_start(core, record)
+        _undo_start(core, runs, record)
     else:
         runs.ended(record.id, event)
 
 
-async def _undo_start(core: Core, record: ContainerRecord) -> None:
+def _undo_start(core: Core, runs: Runs, record: ContainerRecord) -> None:
     """Nobody was told that it runs, and its record is not complete: it has not been started."""
-    await clean_run(core, record)
-    gone = record.spec.auto_remove
-    undone = msgspec.structs.replace(
-        record,
-        state="removing" if gone else "created",
-        name="" if gone else record.name,
-        id_base=None,
-    )
+    undone = msgspec.structs.replace(record, state="created", id_base=None)
+    if record.started_ns:  # an earlier run has ended; its policy holds for this start too
+        interrupted = ExitStatus(code=125, explanation="its start was broken off with the engine")
+        undone = msgspec.structs.replace(undone, state="exited", exit=interrupted)
     core.records.update_container(undone)
-    if gone:
-        core.background(clean_container(core, undone))
+    if record.spec.auto_remove:
+        undone = begin_removal(core, undone)
+    runs.leave(undone, record.name)
 
 
 async def _alive(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> bool:
@@ -94,8 +125,18 @@ async def _alive(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> 
         return False
     if record.id_base is not None:
         core.ranges.keep(record.id, record.id_base)
+    _note_frozen(core, record)
     runs.adopt(record.id, task)
     return True
+
+
+def _note_frozen(core: Core, record: ContainerRecord) -> None:
+    """Whether it stands still is what its cgroup says: a crash may have come in between."""
+    if record.state == "removing":
+        return
+    state: State = "paused" if core.cgroup(record.id).frozen() else "running"
+    if record.state != state:
+        core.records.update_container(msgspec.structs.replace(record, state=state))
 
 
 async def _exit_record(core: Core, record: ContainerRecord, boot: str) -> Exited | None:
@@ -125,24 +166,40 @@ async def _exit_record(core: Core, record: ContainerRecord, boot: str) -> Exited
 
 
 async def _remove_strangers(core: Core) -> None:
-    """Take away what no record names, and tasks' directories and cgroups of those that ended."""
+    """Take away what no record names, and tasks' directories and cgroups of those that ended.
+
+    What cannot be taken away is told, and waits for the next start: an engine that does not start
+    helps nobody.
+    """
     known = core.records.containers
     for name in _names(core.places.tasks):
         if name not in core.tasks:
-            await remove_cgroup(core, name)
-            remove_task_directory(f"{core.places.tasks}/{name}")
+            with _told(f"task of {name[:12]}"):
+                await remove_cgroup(core, name)
+                remove_task_directory(f"{core.places.tasks}/{name}")
     for hierarchy in core.host.cgroups.hierarchies:
         for name in _cgroups(f"{hierarchy.mount_point}/{core.places.cgroup_parent}"):
             if name not in core.tasks:
-                await remove_cgroup(core, name)
+                with _told(f"cgroup of {name[:12]}"):
+                    await remove_cgroup(core, name)
     for name in _names(core.places.containers):
         if name not in known:
-            await asyncio.to_thread(remove_task_directory, f"{core.places.containers}/{name}")
+            with _told(f"directory of {name[:12]}"):
+                await asyncio.to_thread(remove_task_directory, f"{core.places.containers}/{name}")
     in_use = frozenset(c for r in core.records.containers.values() for c in r.chain_ids)
-    await asyncio.to_thread(_remove_snapshots, core, frozenset(known), in_use)
+    with _told("snapshots"):
+        await asyncio.to_thread(_remove_snapshots, core, frozenset(known), in_use)
     for name in _names(core.places.volumes):
         if name not in core.records.volumes:
             log.warning("volume directory %s has no record; it is kept", name)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (EngineError, OSError) as error:
+        log.warning("reconciling, %s: %s", what, error)
 
 
 def _remove_snapshots(core: Core, known: frozenset[str], in_use: frozenset[str]) -> None:

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from onggi.engine.api.answers import ExitStatus
-from onggi.engine.api.spec import ContainerSpec
+from onggi.engine.api.networks import SubnetSpec
+from onggi.engine.api.spec import ContainerSpec, EndpointSpec, PortSpec
 from onggi.errors import (
     AlreadyExists,
     DataLoss,
@@ -29,6 +30,8 @@ from onggi.errors import (
 from onggi.image.durable import drop_reserve, keep_reserve
 
 State = Literal["created", "starting", "running", "paused", "exited", "removing"]
+#: States of containers that have, or may have, something in the kernel.
+LIVING: frozenset[State] = frozenset({"starting", "running", "paused"})
 SCHEMA_VERSION = 1
 #: Space set aside to open the database on a full disk: its WAL and the WAL's index.
 RESERVE_BYTES = 256 << 10
@@ -37,6 +40,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS containers (
   id TEXT PRIMARY KEY, name TEXT UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS volumes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS networks (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -46,7 +50,10 @@ class ContainerRecord(Struct, frozen=True):
 
     `config` is the composed runtime configuration as JSON, without its seccomp profile.
     `boot_id` is the boot in which `pid` meant something. `killed_by`, `killed_with`: the last
-    request of ours that sent the first process a signal, and the signal.
+    request of ours that sent the first process a signal, and the signal. `endpoints`: its places in
+    networks, kept while it is stopped; `ports`: those published now, with their host ports.
+    `stopped_by_user`: no restart policy brings it back. `restarts`: by its policy since the last
+    start by a user. `health`: what its checks have said of this run.
     """
 
     id: str
@@ -67,6 +74,38 @@ class ContainerRecord(Struct, frozen=True):
     killed_by: str = ""
     killed_with: int = 0
     former_name: str = ""
+    endpoints: tuple[EndpointRecord, ...] = ()
+    ports: tuple[PortSpec, ...] = ()
+    stopped_by_user: bool = False
+    restarts: int = 0
+    health: Literal["", "healthy", "unhealthy", "starting"] = ""
+
+
+class EndpointRecord(Struct, frozen=True):
+    """A container's place in a network, for as long as it is connected.
+
+    `index`: the n of `ethN`. Addresses without prefix length; `spec` is what was asked for.
+    """
+
+    network_id: str
+    index: int
+    mac: str
+    spec: EndpointSpec
+    ipv4: str = ""
+    ipv6: str = ""
+
+
+class NetworkRecord(Struct, frozen=True):
+    """A network of bridge type. `subnets` are complete: range and gateway chosen."""
+
+    id: str
+    name: str
+    created_ns: int
+    bridge: str
+    subnets: tuple[SubnetSpec, ...]
+    internal: bool = False
+    mtu: int = 1500
+    labels: dict[str, str] = {}
 
 
 class VolumeRecord(Struct, frozen=True):
@@ -77,7 +116,7 @@ class VolumeRecord(Struct, frozen=True):
 
 
 _HINT = "restore it from a copy, or move it away: the engine then starts without its containers"
-_Record = TypeVar("_Record", ContainerRecord, VolumeRecord)
+_Record = TypeVar("_Record", ContainerRecord, VolumeRecord, NetworkRecord)
 
 
 class Records:
@@ -95,7 +134,7 @@ class Records:
             ResourceExhausted: no space to make it.
         """
         self._late: list[tuple[str, tuple[object, ...]]] = []
-        self._path = path
+        self.path = path
         reserve = f"{path}.reserve"
         try:
             self._open()
@@ -109,10 +148,12 @@ class Records:
         self._encode = msgspec.json.Encoder().encode
 
     def _open(self) -> None:
-        path = self._path
+        path = self.path
         try:
             _make_private(path)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # Nobody else opens it: no locks that could fail, and no shared index on the disk.
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute("PRAGMA cache_size=-512")
@@ -126,6 +167,7 @@ class Records:
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             self.containers = {r.id: r for r in self._load("containers", ContainerRecord)}
             self.volumes = {r.name: r for r in self._load("volumes", VolumeRecord)}
+            self.networks = {r.id: r for r in self._load("networks", NetworkRecord)}
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise _database_error(error, path) from None
@@ -137,7 +179,7 @@ class Records:
             return [decode(blob) for (blob,) in rows]
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DataLoss(
-                f"a record in {self._path}, {table}, is damaged: {error}", hint=_HINT
+                f"a record in {self.path}, {table}, is damaged: {error}", hint=_HINT
             ) from None
 
     def close(self) -> None:
@@ -217,6 +259,18 @@ class Records:
         self._note("DELETE FROM volumes WHERE name=?", (name,))
         self.volumes.pop(name, None)
 
+    def put_network(self, record: NetworkRecord) -> None:
+        """Store a network, new or changed."""
+        blob = self._encode(record)
+        self._catch_up()
+        self._execute("INSERT OR REPLACE INTO networks VALUES (?, ?)", (record.id, blob))
+        self.networks[record.id] = record
+
+    def delete_network(self, network_id: str) -> None:
+        """Forget a network."""
+        self._note("DELETE FROM networks WHERE id=?", (network_id,))
+        self.networks.pop(network_id, None)
+
     def _note(self, statement: str, values: tuple[object, ...]) -> None:
         """Write what has happened already: a full disk may delay it, but not the engine."""
         self._late.append((statement, values))
@@ -237,7 +291,7 @@ class Records:
         try:
             self._db.execute(statement, values)
         except sqlite3.DatabaseError as error:
-            raise _database_error(error, self._path) from None
+            raise _database_error(error, self.path) from None
 
 
 def _make_private(path: str) -> None:

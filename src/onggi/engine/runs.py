@@ -7,9 +7,14 @@ and told first, and cleaned up behind everybody's back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import logging
 import os
+import shutil
 import socket
 import time
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -30,6 +35,9 @@ from onggi.sandbox.monitor import Monitor
 from onggi.specs.runtime import encode_config
 
 _END_S = 2.0
+#: Seconds until what could not be cleaned up is tried again.
+_AGAIN_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0)
+log = logging.getLogger(__name__)
 
 
 class Runs:
@@ -39,24 +47,48 @@ class Runs:
         self._core = core
         #: Containers whose last run has ended and is not cleaned up.
         self._untidy: set[str] = set()
+        #: Containers that outlive the end of their run, whatever they were made with.
+        self._kept: set[str] = set()
+        #: Told of every run that began, or was taken over, and of every end.
+        self.on_start: list[Callable[[ContainerRecord], None]] = []
+        self.on_end: list[Callable[[ContainerRecord, ExitStatus], None]] = []
 
-    def begin(self, record: ContainerRecord) -> ContainerRecord:
-        """The record of a container that is about to start, with ids lent to it; not stored.
+    def begin(self, record: ContainerRecord, image: Image) -> ContainerRecord:
+        """The record of a container that is about to start, with ids, addresses and ports lent to
+        it; not stored.
 
         Raises:
-            EngineError: no ids are free, or what it joins does not run.
+            EngineError: none are free, a port is taken, or what it joins does not run.
         """
         core = self._core
         core.check_open()
         own = own_id_range(record.spec, joined_container(core, record.spec))
+        record = core.endpoints.lease(record)
+        try:
+            record = core.publishing.lease(record, image.config.config)
+            try:
+                id_base = core.ranges.lend(record.id) if own else None
+            except EngineError:
+                core.publishing.close(record)
+                raise
+        except EngineError:
+            core.endpoints.give_back(record.id, record.endpoints)
+            raise
         return msgspec.structs.replace(
             record,
             state="starting",
             boot_id=core.boot_id,
-            id_base=core.ranges.lend(record.id) if own else None,
+            id_base=id_base,
             exit=None,
             killed_by="",
         )
+
+    def give_back(self, record: ContainerRecord) -> None:
+        """Take back what `begin` lent to a container that was not stored after all."""
+        core = self._core
+        core.ranges.give_back(record.id)
+        core.publishing.close(record)
+        core.endpoints.give_back(record.id, record.endpoints, forever=True)
 
     async def start(
         self,
@@ -73,6 +105,8 @@ class Runs:
         core = self._core
         ours, theirs = socket.socketpair() if attach else (None, None)
         task: Task | None = None
+        if record.spec.auto_remove and record.started_ns:
+            _forgive_volatile(core, record)
         try:
             with joins(core, record) as joined:
                 made = launch(core, record, image, size, joined)
@@ -113,8 +147,11 @@ class Runs:
             started_ns=time.time_ns(),
             finished_ns=0,
             config=config,
+            stopped_by_user=False,
+            health="",
         )
         core.records.update_container(record)
+        core.endpoints.answer(record, task.take_sockets())
         self.adopt(record.id, task)
         core.events.publish(
             "container", "start", record.id, name=record.name, image=record.spec.image
@@ -126,6 +163,10 @@ class Runs:
         core.tasks[container_id] = task
         core.ends[container_id] = core.loop.create_future()
         task.exited.add_done_callback(lambda future: self.ended(container_id, future.result()))
+        record = core.records.containers[container_id]
+        if record.state != "removing":
+            for tell in self.on_start:
+                tell(record)
 
     async def _undo_start(
         self, record: ContainerRecord, error: BaseException, task: Task | None
@@ -135,6 +176,7 @@ class Runs:
             await remove_cgroup(core, record.id)
             # The monitor's directory is its own until it has ended, which it does now.
             await asyncio.wait((task.exited,), timeout=_END_S)
+            task.abandon()
         await clean_run(core, record)
         current = core.records.containers[record.id]
         if current.state == "removing":
@@ -148,6 +190,8 @@ class Runs:
             exit=ExitStatus(code=code, explanation=str(error)),
         )
         core.records.update_container(undone)
+        if undone.state == "exited" and undone.exit is not None:
+            self._tell_end(undone, undone.exit)
 
     def ended(self, container_id: str, event: Exited | None) -> None:
         """The first process has ended: record it, tell everybody, clean up behind their backs."""
@@ -156,8 +200,8 @@ class Runs:
         record = core.records.containers[container_id]
         try:
             oom = core.cgroup(container_id).oom()
-        except EngineError:
-            oom = None
+        except (EngineError, OSError):
+            oom = None  # why it ended is worth less than that it is told
         ours = event is not None and event.signal == record.killed_with
         status = describe_end(event, oom, record.killed_by if ours else "")
         name = record.name or record.former_name
@@ -169,7 +213,8 @@ class Runs:
             finished_ns=status.finished_ns or time.time_ns(),
         )
         core.records.update_container(record)
-        if record.spec.auto_remove and record.state != "removing":
+        keep = container_id in self._kept
+        if record.spec.auto_remove and not keep and record.state != "removing":
             record = begin_removal(core, record)
         if status.oom_killed:
             core.events.publish("container", "oom", container_id, name=name)
@@ -177,27 +222,70 @@ class Runs:
         end = core.ends.pop(container_id, None)
         if end is not None and not end.done():
             end.set_result(status)
-        self._untidy.add(container_id)
-        core.background(self.clean(record, name))
+        self._tell_end(record, status)
+        self.leave(record, name)
+
+    def _tell_end(self, record: ContainerRecord, status: ExitStatus) -> None:
+        for tell in self.on_end:
+            tell(record, status)
+
+    @contextlib.contextmanager
+    def kept(self, container_id: str) -> Iterator[None]:
+        """A container whose run ends meanwhile is not removed for it, whatever it was made with."""
+        self._kept.add(container_id)
+        try:
+            yield
+        finally:
+            self._kept.discard(container_id)
+
+    def leave(self, record: ContainerRecord, name: str) -> None:
+        """A run is over: what it left is taken away behind everybody's back."""
+        self._untidy.add(record.id)
+        self._core.background(self.clean(record, name))
 
     async def tidy(self, record: ContainerRecord) -> None:
         """Take away what the last run has left, unless that is done. Hold the lock."""
         if record.id in self._untidy:
-            self._untidy.discard(record.id)
             await clean_run(self._core, record)
+            self._untidy.discard(record.id)
 
     async def clean(self, record: ContainerRecord, name: str) -> None:
-        """Take away what the run, or the whole container, has left."""
+        """Take away what the run, or the whole container, has left; again until it is gone, or
+        the engine ends and leaves it to the next one."""
         core = self._core
         # One turn of the loop first: whoever waits for the exit is answered before.
         await asyncio.sleep(0)
+        for delay_s in itertools.chain(_AGAIN_S, itertools.repeat(_AGAIN_S[-1])):
+            try:
+                await self._clean(record)
+                break
+            except (EngineError, OSError) as error:
+                log.warning("cleaning up %s: %s", record.id[:12], error)
+            if core.stopping.is_set():
+                return
+            await asyncio.sleep(delay_s)
+        if record.state == "removing":
+            core.events.publish("container", "destroy", record.id, name=name)
+
+    async def _clean(self, record: ContainerRecord) -> None:
+        core = self._core
         async with core.lock(record.id):
             if record.state != "removing":
                 await self.tidy(record)
-                return
-            self._untidy.discard(record.id)
-            await clean_container(core, record)
-        core.events.publish("container", "destroy", record.id, name=name)
+            elif record.id in core.records.containers:
+                await clean_container(core, record)
+                self._untidy.discard(record.id)
+
+
+def _forgive_volatile(core: Core, record: ContainerRecord) -> None:
+    """A volatile overlay refuses its next mount, which could follow a crash of the machine: then
+    this container would have been removed.
+
+    Source: Documentation/filesystems/overlayfs.rst "Volatile mount".
+    """
+    upper = core.images.snapshots.upper_path(record.id)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(f"{upper}/work/work/incompat")
 
 
 def _spawn(core: Core, record: ContainerRecord, plan: Plan) -> Monitor:

@@ -20,6 +20,7 @@ from msgspec import Struct
 from onggi.errors import EngineError, InvalidArgument, from_os_error
 from onggi.image.reference import Reference
 from onggi.image.settings import ImageSettings
+from onggi.network.settings import NetworkSettings
 from onggi.runtime.printable import printable
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -33,9 +34,10 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Settings(Struct, frozen=True):
-    """All of it, with what holds when nobody says anything. `image`: the section `[image]`."""
+    """All of it, with what holds when nobody says anything: a section each."""
 
     image: ImageSettings = ImageSettings()
+    network: NetworkSettings = NetworkSettings()
 
 
 def read_settings(path: str) -> Settings:

@@ -7,7 +7,15 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 
-from onggi.engine.api.answers import FindingRow, Progress, PruneAnswer, UsageRow
+from onggi.engine.api.answers import (
+    FindingRow,
+    ImageUsageRow,
+    Progress,
+    PruneAnswer,
+    UsageDetails,
+    UsageRow,
+    VolumeUsageRow,
+)
 from onggi.engine.api.requests import FsckRequest, Nothing, PruneRequest
 from onggi.engine.core import Core
 from onggi.engine.prune_filters import parse_prune_filters
@@ -18,6 +26,7 @@ from onggi.image.fsck import Damage, check
 from onggi.image.images import Image
 from onggi.image.progress import Report
 from onggi.image.prune import enforce_limit, prune
+from onggi.image.reference import Reference
 from onggi.image.repair import repair
 from onggi.image.usage import disk_usage, take_inventory
 
@@ -64,6 +73,33 @@ class StoreCalls:
                 reclaimable_bytes=idle,
             ),
             UsageRow(kind="Store", count=0, active=0, size_bytes=other, reclaimable_bytes=0),
+        )
+
+    async def usage_details(self, _request: Nothing, _fds: list[int]) -> UsageDetails:
+        """The same by image and by volume. Source: docker-system-df(1), --verbose."""
+        core = self._core
+        users = [record.image_id for record in core.holders()]
+        found = await asyncio.to_thread(disk_usage, core.images, users=frozenset(users))
+        volumes = await asyncio.to_thread(_volume_bytes, core.places.volumes)
+        mounts = [m.source for r in core.holders() for m in r.spec.mounts if m.kind == "volume"]
+        images = {image.target.digest: image for image in core.images.list()}
+        return UsageDetails(
+            images=tuple(
+                ImageUsageRow(
+                    id=image.id,
+                    names=tuple(Reference.parse(name).familiar() for name in one.names),
+                    created=image.created or "",
+                    shared_bytes=one.shared_bytes,
+                    unique_bytes=one.unique_bytes,
+                    containers=users.count(image.id),
+                )
+                for one in found.images
+                if (image := images.get(one.target)) is not None
+            ),
+            volumes=tuple(
+                VolumeUsageRow(name=name, containers=mounts.count(name), size_bytes=size)
+                for name, size in volumes.items()
+            ),
         )
 
     async def prune(self, request: PruneRequest, _fds: list[int]) -> PruneAnswer:

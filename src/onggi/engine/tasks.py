@@ -25,6 +25,7 @@ class Task:
         self.warnings: list[Warned] = []
         self.pid = 0
         self.pidfd = -1
+        self._sockets: tuple[int, ...] = ()
         self._loop = loop
         self._closed = False
         loop.add_reader(monitor.fileno(), self._readable)
@@ -56,9 +57,23 @@ class Task:
         if self.started.done():
             if pidfd >= 0:
                 os.close(pidfd)
+            _close_all(event.sockets)
             return
-        self.pid, self.pidfd = event.pid, pidfd
+        self.pid, self.pidfd, self._sockets = event.pid, pidfd, event.sockets
         self.started.set_result(event)
+
+    @property
+    def sockets(self) -> tuple[int, ...]:
+        """The sockets that keel bound inside for the engine, until they are taken; borrowed."""
+        return self._sockets
+
+    def take_sockets(self) -> tuple[int, ...]:
+        """The sockets, once: the caller's to close.
+
+        An open one holds the container's network namespace, and its links, after its end.
+        """
+        taken, self._sockets = self._sockets, ()
+        return taken
 
     def _close(self) -> None:
         """The monitor is gone: what it has not said is unknown."""
@@ -78,6 +93,7 @@ class Task:
             )
         if not self.exited.done():
             self.exited.set_result(None)
+        _close_all(self.take_sockets())
         if self.pidfd >= 0:
             # A lost monitor must not leave an unwatched process behind.
             with contextlib.suppress(ProcessLookupError):
@@ -102,12 +118,24 @@ class Task:
             return False
         return True
 
+    def abandon(self) -> None:
+        """Let go of a monitor that has nothing to do: one that was not told to go ends."""
+        if not self._closed:
+            self.detach()
+            self._reap(attempt=0)
+
     def detach(self) -> None:
         """Let go of the monitor, which goes on: the engine ends."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self.monitor.fileno())
             self.monitor.close()
+            _close_all(self.take_sockets())
             if self.pidfd >= 0:
                 os.close(self.pidfd)
                 self.pidfd = -1
+
+
+def _close_all(fds: tuple[int, ...]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -29,6 +29,7 @@ from onggi.engine.layout import Layout, layout_for  # noqa: E402
 from onggi.faces.cli.place import SocketAddress  # noqa: E402
 from onggi.faces.cli.server import Handler, serve  # noqa: E402
 from onggi.faces.cli.spawn import BUSY, READY  # noqa: E402
+from onggi.faces.engine_loop import EngineLoop  # noqa: E402
 from onggi.faces.warm.descriptors import close_from  # noqa: E402
 
 GROUP = "onggi"
@@ -149,12 +150,14 @@ async def reside(
         await engine.close()
 
 
-async def _main(layout: Layout, ready: Callable[[], None]) -> None:
+async def _main(layout: Layout, root: str | None, ready: Callable[[], None]) -> None:
     from onggi.engine.engine import Engine  # noqa: PLC0415 - after the lock has been taken
+    from onggi.faces.guard import Guard  # noqa: PLC0415
     from onggi.faces.warm.keeper import SOCKET_NAME, keep_warm  # noqa: PLC0415
 
     engine = await Engine.open(layout)
     sock = bind_socket(layout.socket)
+    guard = Guard(layout, root)
     warm_path = f"{layout.run}/{SOCKET_NAME}"
     warm: list[asyncio.Task[None]] = []
 
@@ -163,9 +166,12 @@ async def _main(layout: Layout, ready: Callable[[], None]) -> None:
         ready()
         if not os.environ.get("ONGGI_NO_WARM"):
             warm.append(asyncio.create_task(keep_warm(lambda: bind_socket(warm_path))))
+        if not os.environ.get("ONGGI_NO_GUARD"):
+            engine.watch_need(guard.need)
 
     try:
         await reside(engine, sock, layout.socket, listening)
+        await guard.close()
     finally:
         for task in warm:
             task.cancel()
@@ -214,7 +220,8 @@ def main(argv: list[str] | None = None) -> int:
             os.write(2, BUSY)
             return 0
         os.chdir("/")
-        asyncio.run(_main(layout, ready))
+        with asyncio.Runner(loop_factory=EngineLoop) as runner:
+            runner.run(_main(layout, root, ready))
     except (errors.EngineError, OSError) as error:
         print(f"onggi: {error}", file=sys.stderr, flush=True)
         return 125

@@ -46,6 +46,14 @@ class Filters(Struct, frozen=True):
         """Whether an image's configuration must be known."""
         return self.until_ns is not None or bool(self.labels or self.without)
 
+    def accept(self, made_ns: int, labels: dict[str, str]) -> bool:
+        """Whether something of this age with these labels is meant."""
+        return (
+            (self.until_ns is None or made_ns < self.until_ns)
+            and all(_has_label(labels, wanted) for wanted in self.labels)
+            and not any(_has_label(labels, unwanted) for unwanted in self.without)
+        )
+
 
 ALL = Filters()
 
@@ -152,11 +160,7 @@ def _matches(images: ImageStore, target: Target, filters: Filters) -> bool:
     except EngineError:
         return False  # damaged, or for other machines: what it says of itself is not known
     labels = (image.config.config.labels if image.config.config else None) or {}
-    return (
-        (filters.until_ns is None or created_ns(image.created) < filters.until_ns)
-        and all(_has_label(labels, wanted) for wanted in filters.labels)
-        and not any(_has_label(labels, unwanted) for unwanted in filters.without)
-    )
+    return filters.accept(created_ns(image.created), labels)
 
 
 def created_ns(text: str | None) -> int:

@@ -101,6 +101,10 @@ class Snapshotter(LayerStore):
         except OSError as error:
             raise from_os_error(error, f"removing snapshot {key}") from error
 
+    def empty_trash(self) -> None:
+        """Delete what removals have left. Raises: EngineError after trying all."""
+        self._trash.sweep()
+
     def usage(self, key: str) -> Usage:
         """What an upper takes, as far as paths reach; it may be in use. Raises: NotFound."""
         try:

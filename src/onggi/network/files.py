@@ -19,14 +19,17 @@ _LOOPBACK = (
 )
 
 
-def hosts(hostname: str, add_hosts: tuple[str, ...], address: str = "127.0.1.1") -> str:
+def hosts(
+    hostname: str, add_hosts: tuple[str, ...], addresses: tuple[str, ...] = ("127.0.1.1",)
+) -> str:
     """Text of /etc/hosts: loopback, the `NAME:ADDRESS` extras, and the container itself.
 
     Raises:
         InvalidArgument: an extra that is not NAME:ADDRESS.
     """
     extras = "".join(f"{address}\t{name}\n" for name, address in map(_split_host, add_hosts))
-    return f"{_LOOPBACK}{extras}{address}\t{hostname}\n"
+    own = "".join(f"{address}\t{hostname}\n" for address in addresses)
+    return f"{_LOOPBACK}{extras}{own}"
 
 
 def _split_host(entry: str) -> tuple[str, str]:

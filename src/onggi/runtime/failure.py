@@ -171,6 +171,50 @@ def _filesystem(step: s.Step, report: Report) -> str | None:
     return None
 
 
+def _netlink(step: s.Step, report: Report) -> str | None:
+    """By the kind of message, since errno alone says little; `netlink RTM_NEWLINK` is the call."""
+    table = _NETLINK.get(report.call.rpartition(" ")[2], {})
+    return table.get(report.errno) or _NETLINK_ANY.get(report.errno)
+
+
+_NO_LINK = "the interface was not made: the host's part of the start is missing"
+_NETLINK: dict[str, dict[int, str]] = {
+    "RTM_NEWLINK": {
+        e.EEXIST: "a link of this name is on the host already; remove it with `ip link delete`, "
+        "if no container has it",
+        e.EINVAL: "the bridge of the network is gone, or it takes no such link: disconnect the "
+        "container and connect it again",
+        e.ENODEV: "the bridge of the network or the interface is gone: start the container again",
+        e.EXFULL: "a bridge takes 1,023 ports: put some containers into another network",
+        e.ENFILE: "there are too many links of this kind on the host",
+        e.ENOSPC: "there are too many links on the host: remove containers or networks",
+        e.EOPNOTSUPP: "this kernel lacks such links: try `modprobe veth bridge`",
+        e.ESRCH: "the container's process was killed while it started",
+    },
+    "RTM_SETLINK": {
+        e.ENODEV: "the bridge of the network or the interface is gone: start the container again",
+        e.EXFULL: "a bridge takes 1,023 ports: put some containers into another network",
+    },
+    "RTM_NEWADDR": {
+        e.EEXIST: "the container has this address already: by another network, or given twice",
+        e.EACCES: "IPv6 is disabled for the container: by `sysctl net.ipv6.conf`, or by the host",
+        e.EAFNOSUPPORT: "the kernel has no IPv6: remove ipv6.disable=1 from its command line",
+    },
+    "RTM_NEWROUTE": {
+        e.ENETUNREACH: "the gateway lies in no subnet of the interface",
+        e.EHOSTUNREACH: "the gateway lies in no subnet of the interface",
+        e.EINVAL: "the gateway lies in no subnet of the interface, or is an address of its own",
+        e.EEXIST: "two networks of the container have a route to the same place",
+    },
+}
+_NETLINK_ANY: dict[int, str] = {
+    e.EPERM: "it needs CAP_NET_ADMIN: run the engine as root",
+    e.ENODEV: _NO_LINK,
+    e.ENOBUFS: "the kernel has no memory for it now: try again",
+    e.EMFILE: "the limit on open files leaves no room",
+}
+
+
 ENOENT_SYSCTL = "this kernel has no such parameter: check its name, or load its module"
 
 _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
@@ -240,6 +284,14 @@ _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
         EINVAL="the user or one of its groups is not mapped in the user namespace",
         EPERM="the engine lacks a capability that the container was to have",
         EAGAIN="its user has too many processes: raise --ulimit nproc",
+    ),
+    s.SendNetlink: _netlink,
+    s.ConfigureNetwork: _netlink,
+    s.BindSockets: _of_errno(
+        EADDRINUSE="the address is taken in the container's network: is it asked for twice?",
+        EADDRNOTAVAIL="it is no address of the container",
+        EACCES="a port below `sysctl net.ipv4.ip_unprivileged_port_start` needs root inside",
+        EAFNOSUPPORT="the kernel has no IPv6: remove ipv6.disable=1 from its command line",
     ),
     s.SetHostname: _of_errno(EPERM="the uts namespace is not the container's own"),
     s.SetDomainname: _of_errno(EPERM="the uts namespace is not the container's own"),

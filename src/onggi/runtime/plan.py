@@ -34,10 +34,12 @@ from onggi.runtime.plan_process import (
     rlimit_steps,
 )
 from onggi.runtime.plan_sysctls import plan_sysctls
-from onggi.runtime.request import ExecRequest, StartRequest, Supervision
+from onggi.runtime.request import ExecRequest, LinkSetup, StartRequest, Supervision
 from onggi.runtime.steps import (
+    BindSockets,
     ChangeDirectory,
     CloneInto,
+    ConfigureNetwork,
     JoinCgroups,
     JoinKeyring,
     MaskPath,
@@ -45,6 +47,7 @@ from onggi.runtime.steps import (
     PivotRoot,
     Plan,
     RaiseLoopback,
+    SendNetlink,
     SetDomainname,
     SetHostname,
     SetPathReadonly,
@@ -133,6 +136,8 @@ def _supervise(supervision: Supervision, process: Process) -> Supervise:
         log_max_bytes=supervision.log_max_bytes,
         log_max_files=supervision.log_max_files,
         die_with_engine=int(supervision.die_with_engine),
+        journal_socket=supervision.journal_socket,
+        journal_fields=supervision.journal_fields,
     )
 
 
@@ -145,6 +150,7 @@ def _outside(draft: Draft, process: ProcessDraft) -> list[Step]:
         steps.append(JoinCgroups(paths=request.cgroup_files))
     steps.append(clone_step(draft.namespaces, request.cgroup_slot))
     steps += map_steps(draft.linux, draft.namespaces, draft.host)
+    steps += _link_steps(draft)
     steps += draft.idmaps
     steps += oom_steps(process)
     return steps
@@ -152,22 +158,59 @@ def _outside(draft: Draft, process: ProcessDraft) -> list[Step]:
 
 def _plan_names(draft: Draft) -> None:
     """What init gets before it has a tree: cut-off mounts, keys, cgroup root, link, names."""
-    namespaces, config = draft.namespaces, draft.config
+    namespaces, config, request = draft.namespaces, draft.config, draft.request
     if "mount" in namespaces.new:
         # Not private: a mount that the host undoes must not be held by a starting container.
         draft.inside.append(SetRootPropagation(flags=MS_SLAVE | MS_REC))
-    if draft.request.keyring and draft.host.keyrings:
-        draft.inside.append(JoinKeyring(name=draft.request.keyring))
+    if request.keyring and draft.host.keyrings:
+        draft.inside.append(JoinKeyring(name=request.keyring))
     if "cgroup" in namespaces.new:
         draft.inside.append(UnshareCgroup())
     if "network" in namespaces.new:
-        draft.inside.append(RaiseLoopback())
+        draft.inside += [RaiseLoopback(), *_network_steps(request.links)]
+    elif request.links is not None:
+        draft.warn(
+            "$.linux.namespaces", "the network is not the container's own: it stays as it is"
+        )
     # A joined uts namespace belongs to another, who may not let us: its name is good enough then.
     joined = namespaces.joins("uts")
     if config.hostname:
         draft.inside.append(SetHostname(name=config.hostname, optional=joined))
     if config.domainname:
         draft.inside.append(SetDomainname(name=config.domainname, optional=joined))
+
+
+def _link_steps(draft: Draft) -> list[Step]:
+    """The host's part of the links: as soon as the namespace that they lead to exists."""
+    links = draft.request.links
+    if links is None or "network" not in draft.namespaces.new or not links.host_messages:
+        return []
+    of_links, _ = _divide(links.lines)
+    return [
+        SendNetlink(messages=links.host_messages, pid_offsets=links.pid_offsets, lines=of_links)
+    ]
+
+
+def _network_steps(links: LinkSetup | None) -> list[Step]:
+    """The inner part of the links, and the sockets of the engine."""
+    steps: list[Step] = []
+    if links is None:
+        return steps
+    if links.inside_messages:
+        _, inside = _divide(links.lines)
+        steps.append(ConfigureNetwork(messages=links.inside_messages, lines=inside))
+    if links.sockets:
+        steps.append(BindSockets(sockets=links.sockets))
+    return steps
+
+
+def _divide(lines: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The first line of each interface, which is about its link; and the others."""
+    firsts: dict[str, str] = {}
+    for line in lines:
+        firsts.setdefault(line.partition(":")[0], line)
+    of_links = tuple(firsts.values())
+    return of_links, tuple(line for line in lines if line not in of_links)
 
 
 def _plan_tree(draft: Draft) -> None:

@@ -18,7 +18,11 @@ class Overlay(Struct, frozen=True):
 
 
 class Supervision(Struct, frozen=True):
-    """Where the monitor keeps its socket, log and records; see Supervise for the fields."""
+    """Where the monitor keeps its socket, log and records; see Supervise for the fields.
+
+    Output goes to the file `log_name`, or to the journal that listens on `journal_socket` with
+    `journal_fields` (`KEY=VALUE`) in each entry, or nowhere.
+    """
 
     run_dir: str
     log_dir: str = ""
@@ -30,6 +34,25 @@ class Supervision(Struct, frozen=True):
     die_with_engine: bool = False
     rows: int = 0
     columns: int = 0
+    journal_socket: str = ""
+    journal_fields: tuple[str, ...] = ()
+
+
+class LinkSetup(Struct, frozen=True):
+    """How a new network namespace is connected, as netlink messages that keel sends.
+
+    `host_messages`: on the host, with the pid of the container's first process written at each of
+    `pid_offsets`; `inside_messages`: inside, after these. Every message is acknowledged, the first
+    refusal ends the start. `lines`: what they do, for a person: `interface: fact`, the first of an
+    interface about its link, the others about what it has inside. `sockets`: bound inside and
+    handed to the engine with STARTED, as BindSockets has them.
+    """
+
+    host_messages: bytes
+    pid_offsets: tuple[int, ...]
+    inside_messages: bytes
+    lines: tuple[str, ...] = ()
+    sockets: tuple[str, ...] = ()
 
 
 class StartRequest(Struct, frozen=True):
@@ -45,7 +68,8 @@ class StartRequest(Struct, frozen=True):
     host instead of making them (a user namespace does so anyway); `device_sources`: pairs (path in
     the container, node on the host) where the two differ. `idmap_sources`: with a user namespace,
     show bind mounts with the container's owners, where the file system can. `keyring`: the name of
-    the session keyring to join; empty: the engine's stays.
+    the session keyring to join; empty: the engine's stays. `links`: for a new network namespace
+    only; None: it has nothing but loopback.
     """
 
     supervision: Supervision
@@ -60,6 +84,7 @@ class StartRequest(Struct, frozen=True):
     device_sources: tuple[tuple[str, str], ...] = ()
     idmap_sources: bool = True
     keyring: str = ""
+    links: LinkSetup | None = None
 
 
 class ExecRequest(Struct, frozen=True):

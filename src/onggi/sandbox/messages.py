@@ -16,6 +16,9 @@ from onggi.errors import DataLoss
 
 #: FAILED is the longest: four numbers, the call, the detail and 16 KiB of facts.
 MAX_PACKET_BYTES: Final = 64 * 1024
+#: With STARTED: the pidfd and as many sockets as one BIND_SOCKETS makes (keel/keel.h).
+MAX_SOCKETS: Final = 8
+MAX_DESCRIPTORS: Final = 1 + MAX_SOCKETS
 
 
 class MessageType(enum.IntEnum):
@@ -42,13 +45,16 @@ class Started(msgspec.Struct, frozen=True):
     """The application runs.
 
     `start_time`: clock ticks since boot (/proc/PID/stat field 22), `realtime_ns`: wall clock.
-    `pidfd`: whoever receives the event owns it; None: the monitor could not pass one.
+    `pidfd`: whoever receives the event owns it; None: the monitor could not pass one. `sockets`:
+    duplicates of those that BIND_SOCKETS made, in its order, owned likewise; fewer where this
+    process had no descriptors left for them.
     """
 
     pid: int
     start_time: int
     realtime_ns: int
     pidfd: int | None
+    sockets: tuple[int, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -125,8 +131,8 @@ def info() -> bytes:
     return _U32.pack(MessageType.INFO)
 
 
-def decode(packet: bytes, pidfd: int | None = None) -> MonitorEvent:
-    """The event in a monitor's packet. `pidfd`: the descriptor that came with it.
+def decode(packet: bytes, pidfd: int | None = None, sockets: tuple[int, ...] = ()) -> MonitorEvent:
+    """The event in a monitor's packet. `pidfd`, `sockets`: the descriptors that came with it.
 
     Raises:
         DataLoss: not a message of this protocol.
@@ -137,7 +143,7 @@ def decode(packet: bytes, pidfd: int | None = None) -> MonitorEvent:
         match kind:
             case MessageType.STARTED:
                 pid, start_time, realtime_ns = _STARTED_BODY.unpack(body)
-                return Started(pid, start_time, realtime_ns, pidfd)
+                return Started(pid, start_time, realtime_ns, pidfd, sockets)
             case MessageType.FAILED:
                 return Failed(*_failure(body))
             case MessageType.WARNED:

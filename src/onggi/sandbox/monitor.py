@@ -25,7 +25,7 @@ from onggi.sandbox.messages import Closed, MonitorEvent, Started
 SOCKET_NAME: Final = "monitor.sock"
 _PLAN_FD, _CONTROL_FD, _FIRST_BORROWED_FD = 3, 4, 5
 _MAX_BORROWED: Final = NO_SLOT
-_ONE_DESCRIPTOR: Final = socket.CMSG_SPACE(4)
+_DESCRIPTORS: Final = socket.CMSG_SPACE(4 * messages.MAX_DESCRIPTORS)
 #: Python ignores these for itself; a program expects to find them as they are by default.
 _DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -131,7 +131,7 @@ class Monitor:
         self._send(messages.info())
 
     def receive(self) -> MonitorEvent | None:
-        """The next event; None: nothing now. The caller owns the pidfd of a `Started`.
+        """The next event; None: nothing now. The caller owns the descriptors of a `Started`.
 
         Raises:
             DataLoss: what came is not a message.
@@ -141,7 +141,7 @@ class Monitor:
         flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
             packet, control, _, _ = self._control.recvmsg(
-                messages.MAX_PACKET_BYTES, _ONE_DESCRIPTOR, flags
+                messages.MAX_PACKET_BYTES, _DESCRIPTORS, flags
             )
         except (BlockingIOError, InterruptedError):
             return None
@@ -241,9 +241,9 @@ def _decode(packet: bytes, fds: list[int]) -> MonitorEvent:
     """The event; descriptors that it does not carry are closed."""
     event: MonitorEvent | None = None
     try:
-        event = messages.decode(packet, fds[0] if fds else None)
+        event = messages.decode(packet, fds[0] if fds else None, tuple(fds[1:]))
         return event
     finally:
-        kept = isinstance(event, Started)
-        for fd in fds[1:] if kept else fds:
-            os.close(fd)
+        if not isinstance(event, Started):
+            for fd in fds:
+                os.close(fd)

@@ -51,6 +51,9 @@ class ContainerSummary(Value, frozen=True):
     networks: tuple[str, ...] = ()
     pid: int = 0
     size_bytes: int | None = None
+    ports: tuple[str, ...] = ()
+    health: str = ""
+    restarts: int = 0
 
 
 class Statistics(Value, frozen=True):
@@ -198,6 +201,30 @@ class UsageRow(Value, frozen=True):
     active: int
     size_bytes: int
     reclaimable_bytes: int
+
+
+class ImageUsageRow(Value, frozen=True):
+    """An image in `system df -v`. `unique_bytes` go with it, `shared_bytes` others need too."""
+
+    id: str
+    names: tuple[str, ...]
+    created: str
+    shared_bytes: int
+    unique_bytes: int
+    containers: int = 0
+
+
+class VolumeUsageRow(Value, frozen=True):
+    """A volume in `system df -v`, and how many containers have it."""
+
+    name: str
+    containers: int
+    size_bytes: int
+
+
+class UsageDetails(Value, frozen=True):
+    images: tuple[ImageUsageRow, ...]
+    volumes: tuple[VolumeUsageRow, ...]
 
 
 class PruneAnswer(Value, frozen=True):

@@ -8,7 +8,10 @@ from onggi.engine.api.base import Value
 
 
 class MountSpec(Value, frozen=True):
-    """One `-v`, `--mount` or `--tmpfs`. `source` is an absolute host path or a volume's name."""
+    """One `-v`, `--mount` or `--tmpfs`. `source` is an absolute host path or a volume's name.
+
+    `subpath`: a directory in the volume. `chown`: give everything in it to the container's user.
+    """
 
     kind: Literal["bind", "volume", "tmpfs"]
     target: str
@@ -21,6 +24,8 @@ class MountSpec(Value, frozen=True):
     tmpfs_size_bytes: int | None = None
     tmpfs_mode: int | None = None
     options: tuple[str, ...] = ()
+    subpath: str = ""
+    chown: bool = False
 
 
 class Throttle(Value, frozen=True):
@@ -68,12 +73,68 @@ class UlimitSpec(Value, frozen=True):
     hard: int
 
 
+class PortSpec(Value, frozen=True):
+    """One published port. `host_port` 0: any that is free. `host_address` empty: every address of
+    the host, of both families."""
+
+    container_port: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+    host_address: str = ""
+    host_port: int = 0
+
+
+class EndpointSpec(Value, frozen=True):
+    """A place in one network: `--network NAME`, `--ip`, `--network-alias` … Empty: chosen for it.
+
+    `network`: a name or id. `link_local`: further addresses of the interface.
+    """
+
+    network: str
+    aliases: tuple[str, ...] = ()
+    ipv4: str = ""
+    ipv6: str = ""
+    mac: str = ""
+    link_local: tuple[str, ...] = ()
+
+
+class HealthSpec(Value, frozen=True):
+    """`--health-*`. `test`: `()` is the image's, `("NONE",)` no check, `("CMD", …)` a program with
+    arguments, `("CMD-SHELL", text)` for the shell. None: the image's, or docker's default.
+    `on_failure` is what happens to a container that becomes unhealthy."""
+
+    test: tuple[str, ...] = ()
+    interval_s: float | None = None
+    timeout_s: float | None = None
+    start_period_s: float | None = None
+    start_interval_s: float | None = None
+    retries: int | None = None
+    on_failure: Literal["none", "restart", "stop", "kill"] = "none"
+
+
+class RestartSpec(Value, frozen=True):
+    """`--restart`. `maximum`: tries of `on-failure`; 0: without end."""
+
+    policy: Literal["no", "on-failure", "always", "unless-stopped"] = "no"
+    maximum: int = 0
+
+
+class SecretSpec(Value, frozen=True):
+    """`--secret`: the file `source` of the host, read at each start, is `/run/secrets/TARGET` or an
+    absolute path, in memory only."""
+
+    source: str
+    target: str
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o400
+
+
 class ContainerSpec(Value, frozen=True):
     """Everything `create` and `run` accept.
 
-    Namespace modes: network `none|host|container:ID`; pid and uts `""|host|container:ID`;
+    Namespace modes: network `bridge|none|host|container:ID`; pid and uts `""|host|container:ID`;
     ipc `private|host|container:ID|none|shareable`; userns `""` (own range) or `host`;
-    cgroupns `private|host`.
+    cgroupns `private|host`. `endpoints`: the networks of a `bridge` container; none: the default.
     """
 
     image: str
@@ -94,7 +155,7 @@ class ContainerSpec(Value, frozen=True):
     auto_remove: bool = False
     privileged: bool = False
     mounts: tuple[MountSpec, ...] = ()
-    network: str = "none"
+    network: str = "bridge"
     ipc: str = "private"
     pid: str = ""
     uts: str = ""
@@ -115,5 +176,14 @@ class ContainerSpec(Value, frozen=True):
     dns_options: tuple[str, ...] = ()
     stop_signal: str = ""
     stop_timeout_s: int = 10
+    log_driver: Literal["json-file", "local", "journald", "none"] = "json-file"
     log_max_bytes: int = 20_000_000
     log_max_files: int = 5
+    log_tag: str = ""
+    endpoints: tuple[EndpointSpec, ...] = ()
+    ports: tuple[PortSpec, ...] = ()
+    publish_all: bool = False
+    expose: tuple[str, ...] = ()
+    restart: RestartSpec = RestartSpec()
+    health: HealthSpec = HealthSpec()
+    secrets: tuple[SecretSpec, ...] = ()

@@ -15,15 +15,22 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "exec": ("exec", "exec", "run one more program in a running container"),
         "attach": ("start", "attach", "connect to a running container's input and output"),
         "stop": ("lifecycle", "stop", "ask containers to end, then kill them"),
+        "restart": ("lifecycle", "restart", "stop containers and start them again"),
+        "pause": ("lifecycle", "pause", "let every process of containers stand still"),
+        "unpause": ("lifecycle", "unpause", "let paused containers go on"),
+        "rename": ("lifecycle", "rename", "give a container another name"),
+        "update": ("update", "update", "change limits, restart policy and ports"),
         "kill": ("lifecycle", "kill", "send a signal (KILL) to containers"),
         "wait": ("lifecycle", "wait", "wait until containers end, print their exit codes"),
         "rm": ("lifecycle", "rm", "remove containers"),
+        "container prune": ("prune", "containers", "remove containers that do not run"),
     },
     "Look": {
         "ps": ("ps", "ps", "list containers"),
         "logs": ("logs", "logs", "show what a container has written"),
         "inspect": ("inspect", "inspect", "everything known about an object, as JSON"),
         "diff": ("values", "changes", "what a container has changed"),
+        "port": ("port", "port", "where a container's published ports are on the host"),
         "top": ("top", "top", "processes of a container, with their host ids"),
         "stats": ("stats", "stats", "live use of cpu, memory, disk and processes"),
         "events": ("events", "events", "what happens, as it happens"),
@@ -60,7 +67,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "image mutate": ("values", "mutate", "a new image: configuration, layers, base, flat"),
         "image referrers": ("remote", "referrers", "what is attached to an image in a registry"),
         "image attach": ("remote", "attach", "attach a file to an image in a registry"),
-        "image prune": ("store", "prune", "remove images that nobody uses"),
+        "image prune": ("prune", "images", "remove images that nobody uses"),
         "image fsck": ("store", "fsck", "compare all content with its digests, and repair"),
         "image ls": ("images", "ls", "list images"),
         "image rm": ("images", "rm", "remove images"),
@@ -84,12 +91,24 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "volume inspect": ("inspect", "volume", "everything known about a volume, as JSON"),
         "volume rm": ("volumes", "rm", "remove volumes"),
     },
+    "Networks": {
+        "network create": ("networks", "create", "make a network"),
+        "network ls": ("networks", "ls", "list networks"),
+        "network inspect": ("inspect", "network", "everything known about a network, as JSON"),
+        "network connect": ("networks", "connect", "put a container into one more network"),
+        "network disconnect": ("networks", "disconnect", "take a container out of a network"),
+        "network rm": ("networks", "rm", "remove networks"),
+        "network prune": ("networks", "prune", "remove networks that no container is in"),
+    },
     "Engine": {
         "info": ("system", "info", "what the host and the engine can do"),
         "version": ("system", "version", "the version of the command and of the engine"),
         "engine status": ("system", "status", "the resident engine: process, memory, counts"),
+        "engine start": ("system", "start", "start the resident engine, as a boot does"),
         "engine stop": ("system", "stop", "end the resident engine; containers run on"),
+        "system prune": ("prune", "system", "remove everything that nobody uses"),
         "system df": ("store", "df", "what images, containers and volumes take on disk"),
+        "system events": ("events", "events", "what happens, as it happens"),
         "system info": ("system", "info", "what the host and the engine can do"),
         "system version": ("system", "version", "the version of the command and of the engine"),
         "completion": ("completion", "completion", "a completion script for bash, zsh or fish"),
@@ -99,7 +118,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
 #: `onggi container VERB` is the same as `onggi VERB`.
 CONTAINER_VERBS = (
     "run create start exec attach stop kill wait rm logs top stats export inspect commit"
-    " diff".split()
+    " diff port restart pause unpause rename update".split()
 )
 #: first word → what it is about.
 FAMILIES = {
@@ -107,12 +126,14 @@ FAMILIES = {
     "image": "images",
     "registry": "registries",
     "volume": "volumes",
+    "network": "networks",
     "engine": "the resident engine",
     "system": "the host",
 }
 _ALIASES = {
     "container ls": "ps", "container ps": "ps", "container list": "ps", "image list": "image ls",
     "volume list": "volume ls", "image remove": "image rm", "volume remove": "volume rm",
+    "network list": "network ls", "network remove": "network rm",
     "container remove": "rm",
 }  # fmt: skip
 
@@ -133,7 +154,7 @@ def entry_of(name: str) -> tuple[str, str, str] | None:
         return ("inspect", "container", GROUPS["Look"]["inspect"][2])
     word = name.removeprefix("container ")
     if word != name and word not in CONTAINER_VERBS and word != "ps":
-        return None
+        word = name
     for group in GROUPS.values():
         if word in group:
             return group[word]

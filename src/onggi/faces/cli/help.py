@@ -16,7 +16,7 @@ _WIDEST = 100
 _START = (
     ("onggi run --rm -it busybox sh", "a shell in a container; the image is pulled"),
     ("onggi image bootstrap busybox", "the same image without a registry"),
-    ("onggi run -d --name web -m 64m busybox httpd -f", "in the background, with a limit"),
+    ("onggi run -d --name web -p 8080:80 busybox httpd -f", "in the background, on port 8080"),
     ("onggi view web", "what the host sees, what the container sees"),
 )
 #: Verbs that are listed under their short names already.
@@ -43,7 +43,7 @@ def overview(options: Sequence[Option], out: Output) -> str:
     lines += ["", out.bold("Begin with")]
     lines += _columns([(command, what) for command, what in _START], out.columns, 50)
     lines += ["", "onggi COMMAND --help explains a command; onggi container, image, registry,"]
-    lines += ["volume, system and engine group them as docker does."]
+    lines += ["volume, network, system and engine group them as docker does."]
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +93,7 @@ def _columns(rows: Iterable[tuple[str, str]], columns: int, indent: int) -> list
     lines = []
     for left, right in rows:
         first = f"  {left}".ljust(indent + 2)
-        if len(first) > indent + 2:
+        if len(left) >= indent:
             lines.append(first.rstrip())
             first = " " * (indent + 2)
         for number, text in enumerate(wrap(right, max(20, width - indent - 2))):

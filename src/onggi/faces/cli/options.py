@@ -38,7 +38,7 @@ class Option:
     """One option. `value` is its placeholder in help ("" makes it a switch).
 
     `parse` turns the text into a value or raises BadValueError; `many` collects every occurrence.
-    `complete`: what a shell offers (`container`, `image`, `volume`, `file`, or words).
+    `complete`: what a shell offers (`container`, `image`, `volume`, `network`, `file`, or words).
     """
 
     __slots__ = ("complete", "default", "group", "help", "key", "many", "names", "parse", "value")
@@ -193,25 +193,10 @@ class _Reader:
     def _unknown(self, name: str) -> InvalidArgument:
         meant = nearest(name, [known for known in self._table if known.startswith("--")])
         hint = f"did you mean {meant}?" if meant else f"onggi {self._verb} --help lists them all"
-        hint = NOT_YET.get(name, hint)
+        from onggi.faces.cli import instead  # noqa: PLC0415 - only once something is wrong
+
+        hint = instead.hint(self._verb, name.partition(" ")[0]) or hint
         return InvalidArgument(f"onggi {self._verb} has no option {name}", hint=hint)
-
-
-_PORTS = "publishing ports is not there yet; --network host shares the host's ports"
-#: Options of docker's that people will try, and what to do instead.
-NOT_YET = {
-    "-p": _PORTS,
-    "--publish": _PORTS,
-    "-P": _PORTS,
-    "--publish-all": _PORTS,
-    "--restart": "restart policies are not there yet; onggi start starts it again",
-    "--platform": "containers run this host's platform; onggi pull --platform brings others",
-    "--health-cmd": "health checks are not there yet; onggi exec can look",
-    "--network-alias": "networks with names are not there yet; --network container:NAME shares one",
-    "--log-driver": "logs are json-file logs; --log-opt sets their size",
-    "--gpus": "name the device nodes with --device",
-    "--link": "links are gone for good; --network container:NAME shares a network",
-}
 
 
 def parse(

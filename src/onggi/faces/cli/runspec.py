@@ -10,8 +10,12 @@ import posixpath
 
 from onggi.errors import InvalidArgument, from_os_error
 from onggi.faces.cli import environment, mountflags
+from onggi.faces.cli.healthflags import check_restart, health_fields
+from onggi.faces.cli.logflags import log_fields
+from onggi.faces.cli.networkflags import network_fields
 from onggi.faces.cli.options import BadValueError, invalid
-from onggi.faces.cli.values import count, memory_bytes
+from onggi.faces.cli.portflags import all_published
+from onggi.faces.cli.secretflags import secret
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +29,10 @@ _PLAIN = {
     "name": "name", "workdir": "workdir", "user": "user", "hostname": "hostname",
     "domainname": "domainname", "tty": "tty", "interactive": "stdin_open",
     "read-only": "read_only", "init": "init", "rm": "auto_remove", "privileged": "privileged",
-    "network": "network", "ipc": "ipc", "pid": "pid", "uts": "uts", "userns": "userns",
+    "ipc": "ipc", "pid": "pid", "uts": "uts", "userns": "userns",
     "cgroupns": "cgroupns", "shm-size": "shm_size_bytes", "oom-score-adj": "oom_score_adj",
     "stop-signal": "stop_signal", "stop-timeout": "stop_timeout_s",
+    "publish-all": "publish_all", "restart": "restart",
 }  # fmt: skip
 _LISTS = {
     "group-add": "group_add", "device": "devices", "cap-add": "cap_add", "cap-drop": "cap_drop",
@@ -44,7 +49,6 @@ _RESOURCES = {
     "device-read-iops": "device_read_iops", "device-write-iops": "device_write_iops",
 }  # fmt: skip
 _MODES = {
-    "network": (("none", "host"), True),
     "ipc": (("private", "host", "none", "shareable"), True),
     "pid": (("host",), True),
     "uts": (("host",), True),
@@ -74,19 +78,23 @@ def container_spec(parsed: Parsed, environ: Mapping[str, str], cwd: str) -> dict
     if parsed.get("entrypoint") is not None:
         program = parsed.text("entrypoint")
         spec["entrypoint"] = [program] if program else []
-    resources = {
-        field: value for key, field in _RESOURCES.items() if (value := parsed.get(key)) is not None
-    }
-    _check_resources(parsed)
+    resources = resources_of(parsed)
     if resources:
         spec["resources"] = resources
     if parsed.many("sysctl"):
         spec["sysctls"] = dict(parsed.many("sysctl"))
     _with_files(spec, parsed, environ)
-    mounts = _mounts(parsed, cwd)
-    if mounts:
-        spec["mounts"] = mounts
-    return spec | _logging(parsed)
+    for field, found in (
+        ("mounts", _mounts(parsed, cwd)),
+        ("secrets", _secrets(parsed, cwd)),
+        ("health", health_fields(parsed)),
+        ("ports", all_published(parsed.many("publish"))),
+        ("expose", list(dict.fromkeys(port for some in parsed.many("expose") for port in some))),
+    ):
+        if found:
+            spec[field] = found
+    check_restart(parsed)
+    return spec | network_fields(parsed) | log_fields(parsed)
 
 
 def _with_files(spec: dict[str, Any], parsed: Parsed, environ: Mapping[str, str]) -> None:
@@ -143,6 +151,17 @@ def _mounts(parsed: Parsed, cwd: str) -> list[dict[str, Any]]:
     return found
 
 
+def _secrets(parsed: Parsed, cwd: str) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for text in parsed.many("secret"):
+        one = _checked("--secret", text, lambda word: secret(word, cwd))
+        place = posixpath.join("/run/secrets", one["target"])
+        if place in found:
+            raise InvalidArgument(f"two secrets have the target {place}")
+        found[place] = one
+    return list(found.values())
+
+
 def _check_modes(parsed: Parsed) -> None:
     for key, (words, joins) in _MODES.items():
         mode = parsed.get(key)
@@ -159,6 +178,17 @@ def _check_workdir(parsed: Parsed) -> None:
         raise invalid("--workdir", path, BadValueError("not an absolute path", "/srv"))
 
 
+def resources_of(parsed: Parsed) -> dict[str, Any]:
+    """The fields of a ResourceSpec that `parsed` says; also for `update`.
+
+    Raises: InvalidArgument: limits that contradict each other.
+    """
+    _check_resources(parsed)
+    return {
+        field: value for key, field in _RESOURCES.items() if (value := parsed.get(key)) is not None
+    }
+
+
 def _check_resources(parsed: Parsed) -> None:
     memory, swap = parsed.get("memory"), parsed.get("memory-swap")
     if swap is not None and swap > 0 and (memory is None or swap < memory):
@@ -171,22 +201,6 @@ def _check_resources(parsed: Parsed) -> None:
         raise InvalidArgument("--memory-reservation is above --memory")
     if parsed.get("cpus") and (parsed.get("cpu-quota") or parsed.get("cpu-period")):
         raise InvalidArgument("--cpus says the same as --cpu-quota and --cpu-period; use one way")
-
-
-def _logging(parsed: Parsed) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for text in parsed.many("log-opt"):
-        key, _, value = text.partition("=")
-        try:
-            if key == "max-size":
-                found["log_max_bytes"] = memory_bytes(value)
-            elif key == "max-file":
-                found["log_max_files"] = count(value)
-            else:
-                raise BadValueError("neither max-size nor max-file", "max-size=10m")
-        except BadValueError as error:
-            raise invalid("--log-opt", text, error) from None
-    return found
 
 
 def write_cidfile(path: str) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from onggi.errors import InvalidArgument
 from onggi.faces.cli import jsontext
 from onggi.faces.cli.output import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from onggi.faces.cli.output import Output
@@ -29,6 +28,17 @@ class Column:
         self.key = key
         self.shrinks = shrinks
         self.right = right
+
+
+class Labels(str):
+    """Labels as a list shows them, `a=1,b=2`; a template's `.Label "a"` finds one in `by_key`."""
+
+    by_key: Mapping[str, str]
+
+    def __new__(cls, labels: Mapping[str, str]) -> Labels:
+        made = super().__new__(cls, ",".join(f"{key}={value}" for key, value in labels.items()))
+        made.by_key = labels
+        return made
 
 
 def layout(columns: Sequence[Column], rows: Sequence[dict[str, Any]], width: int) -> list[str]:
@@ -77,73 +87,35 @@ def show(
     if form in ("", "table"):
         width = out.columns if out.terminal and not wide else 0
         out.text("".join(f"{line}\n" for line in layout(columns, rows, width)))
-    elif form == "json":
-        out.text("".join(f"{jsontext.text(row)}\n" for row in rows))
-    elif form.startswith("table "):
-        out.text(_template_table(form.removeprefix("table "), columns, rows, out, wide))
+    elif form.startswith(("table ", "table\t", "table{")):
+        out.text(_template_table(form.removeprefix("table").strip(), columns, rows, out, wide))
     else:
-        pieces = template(form)
-        out.text("".join(f"{fill(pieces, row)}\n" for row in rows))
+        line = liner(form)
+        out.text("".join(f"{line(row)}\n" for row in rows))
+
+
+def liner(form: str) -> Callable[[Any], str]:
+    """What makes a line of a value: `json`, or a template.
+
+    Raises: InvalidArgument for a template that cannot be read.
+    """
+    if form == "json":
+        return jsontext.text
+    from onggi.faces.cli.template import Template  # noqa: PLC0415 - few write one
+
+    return Template(form).fill
 
 
 def _template_table(
     form: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]], out: Output, wide: bool
 ) -> str:
-    headings = {c.key: c.heading for c in columns}
-    parts = [template(part) for part in form.replace("\\t", "\t").split("\t")]
-    names = [next((path[0] for kind, path, _ in part if kind == "field"), "") for part in parts]
-    made = [
-        Column(headings.get(name, name.upper()), str(i), shrinks=True)
-        for i, name in enumerate(names)
-    ]
-    lines = [{str(i): fill(part, row) for i, part in enumerate(parts)} for row in rows]
+    from onggi.faces.cli.template import Template  # noqa: PLC0415
+
+    template = Template(form)
+    cells = [template.fill(row).split("\t") for row in rows]
+    heads = template.heading({c.key: c.heading for c in columns}).split("\t")
+    heads += [""] * (max(map(len, cells), default=0) - len(heads))
+    made = [Column(head, str(i), shrinks=True) for i, head in enumerate(heads)]
+    lines = [{str(i): cell for i, cell in enumerate(line)} for line in cells]
     width = out.columns if out.terminal and not wide else 0
     return "".join(f"{line}\n" for line in layout(made, lines, width))
-
-
-Piece = tuple[str, tuple[str, ...], str]
-
-
-def template(form: str) -> list[Piece]:
-    """The pieces of a template: `{{.Field}}`, `{{.A.B}}`, `{{json .A}}`, text, `\\t` and `\\n`.
-
-    This much of Go's templates, no more: conditions and loops are not read.
-    """
-    pieces: list[Piece] = []
-    rest = form.replace("\\t", "\t").replace("\\n", "\n")
-    while rest:
-        before, opened, after = rest.partition("{{")
-        if before:
-            pieces.append(("text", (), before))
-        if not opened:
-            break
-        inner, closed, rest = after.partition("}}")
-        words = inner.split()
-        as_json = len(words) == 2 and words[0] == "json"
-        if not closed or not (as_json or len(words) == 1) or not words[-1].startswith("."):
-            raise InvalidArgument(
-                f"cannot read {{{{{inner} in --format",
-                hint="fields are written {{.Name}} or {{json .State}}; or use --format json",
-            )
-        path = tuple(p for p in words[-1].split(".") if p)
-        pieces.append(("json" if as_json else "field", path, ""))
-    return pieces
-
-
-def fill(pieces: Sequence[Piece], row: dict[str, Any]) -> str:
-    """The text of a template for one row."""
-    parts = []
-    for kind, path, words in pieces:
-        if kind == "text":
-            parts.append(words)
-            continue
-        value: Any = row
-        for key in path:
-            if not isinstance(value, dict) or key not in value:
-                raise InvalidArgument(
-                    f"no field .{'.'.join(path)} to show", hint=f"there are: {', '.join(row)}"
-                )
-            value = value[key]
-        plain = value if isinstance(value, str) else jsontext.text(value)
-        parts.append(jsontext.text(value) if kind == "json" else printable(plain))
-    return "".join(parts)

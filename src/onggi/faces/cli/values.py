@@ -146,8 +146,11 @@ def throttle_operations(text: str) -> dict[str, Any]:
 
 
 def device(text: str) -> dict[str, Any]:
-    """`/dev/fuse`, `/dev/x:/dev/y`, `/dev/x:rw`, `/dev/x:/dev/y:r`."""
+    """`/dev/fuse`, `/dev/x:/dev/y`, `/dev/x:rw`, `/dev/x:/dev/y:r`, or a name of CDI,
+    `vendor.com/class=name`, which is the host's path then. Source: CDI SPEC.md#kind."""
     example = "/dev/fuse:/dev/fuse:rw"
+    if not text.startswith("/") and "=" in text:
+        return {"host_path": _cdi_name(text), "container_path": ""}
     parts = text.split(":")
     if not parts[0].startswith("/") or len(parts) > 3:
         raise BadValueError("not HOST[:CONTAINER][:rwm] with absolute paths", example)
@@ -160,6 +163,18 @@ def device(text: str) -> dict[str, Any]:
         else:
             raise BadValueError(f"{part!r} is neither a path nor made of r, w and m", example)
     return {"host_path": parts[0], "container_path": inside, "access": access}
+
+
+def _cdi_name(text: str) -> str:
+    kind, _, name = text.partition("=")
+    vendor, slash, group = kind.partition("/")
+    for part, more in ((vendor, "-_."), (group, "-_."), (name, "-_.:")):
+        plain = "".join(c for c in part if c not in more)
+        if not (slash and plain.isascii() and plain.isalnum() and part[0].isalnum()):
+            raise BadValueError(
+                "neither a path nor a CDI name, VENDOR/CLASS=NAME", "nvidia.com/gpu=all"
+            )
+    return text
 
 
 def ulimit(text: str) -> dict[str, Any]:
@@ -186,6 +201,20 @@ def key_value(text: str) -> tuple[str, str]:
     if not equals or not key:
         raise BadValueError("not KEY=VALUE", "net.core.somaxconn=1024")
     return key, value
+
+
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def own_platform(text: str) -> str:
+    """`linux/amd64` where that is this host; the word changes nothing then."""
+    import os  # noqa: PLC0415
+
+    machine = os.uname().machine
+    own = f"linux/{_MACHINES.get(machine, machine)}"
+    if text.lower().removesuffix("/v8") not in (own, "linux", f"linux/{machine}"):
+        raise BadValueError(f"containers run this host's platform, {own}", own)
+    return text
 
 
 def signal_name(text: str) -> str:

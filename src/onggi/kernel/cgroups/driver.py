@@ -9,13 +9,16 @@ from __future__ import annotations
 import errno
 import os
 
-from onggi.errors import NotFound, Unavailable, Unsupported
+from msgspec import structs
+
+from onggi.errors import EngineError, NotFound, Unavailable, Unsupported
 from onggi.kernel.cgroups import controllers, making, reading, tasks, unified
 from onggi.kernel.cgroups.controllers import CONTROLLERS, Controller
 from onggi.kernel.cgroups.directory import Directories, Directory, remove_tree
 from onggi.kernel.cgroups.layout import CgroupLayout, Hierarchy
 from onggi.kernel.cgroups.rule import NO_FILES, Change, Lacking, Write
 from onggi.kernel.cgroups.stats import CgroupStats, OomEvents
+from onggi.kernel.cgroups.undo import Undo, inverse
 from onggi.kernel.cgroups.writing import carry_out, refusal
 from onggi.specs.runtime import Resources
 
@@ -94,30 +97,70 @@ class Cgroup:
             Unsupported: resources that this version cannot hold.
             EngineError: the kernel refuses a value; changes before it are in force.
         """
-        if not self.exists:
-            raise self._missing()
-        warnings: list[str] = []
-        self._check_unified(resources)
-        v2 = self.layout.v2
-        if v2:
-            making.enable(v2, self.path, *self._v2_controllers(resources))
         with Directories() as directories:
-            todo: list[tuple[Directory, tuple[Change, ...]]] = []
-            for controller in CONTROLLERS:
-                hierarchy = controllers.place(self.layout, controller)
-                if hierarchy is None:
-                    warnings += self._not_here(controller, resources)
-                else:
-                    directory = directories.get(self._dir(hierarchy))
-                    changes = self._changes(controller, resources, hierarchy, directory)
-                    todo.append((directory, changes))
+            todo, warnings = self._todo(resources, directories)
             for directory, changes in todo:
                 warnings += carry_out(directory, changes)
-            if resources.unified and v2:
-                lacking = carry_out(directories.get(self._dir(v2)), unified.writes(resources))
-                if lacking:
-                    raise Unsupported(f"unified resource: {lacking[0]}")
+            self._unify(resources, directories)
         return tuple(warnings)
+
+    def update(self, resources: Resources) -> tuple[tuple[str, ...], Undo]:
+        """`apply` for limits of what runs: when a value is refused, those before are put back.
+
+        Returns the warnings, and what `restore` takes. Rules of devices stay as they are: they
+        cannot be read back.
+
+        Raises: as `apply`; what was in force before is in force then.
+        """
+        resources = structs.replace(resources, devices=())
+        with Directories() as directories:
+            todo, warnings = self._todo(resources, directories)
+            undo = tuple((d.path, inverse(changes, d)) for d, changes in reversed(todo))
+            try:
+                for directory, changes in todo:
+                    warnings += carry_out(directory, changes)
+            except EngineError:
+                self.restore(undo)
+                raise
+        return tuple(warnings), undo
+
+    def restore(self, undo: Undo) -> None:
+        """Put back what an `update` has changed.
+
+        Raises:
+            EngineError: the kernel refuses a value that it had before.
+        """
+        for path, writes in undo:
+            with Directory(path) as directory:
+                carry_out(directory, writes)
+
+    def _todo(
+        self, resources: Resources, directories: Directories
+    ) -> tuple[list[tuple[Directory, tuple[Change, ...]]], list[str]]:
+        """What to do where; and a warning for each thing that this host lacks altogether."""
+        if not self.exists:
+            raise self._missing()
+        self._check_unified(resources)
+        if self.layout.v2:
+            making.enable(self.layout.v2, self.path, *self._v2_controllers(resources))
+        todo: list[tuple[Directory, tuple[Change, ...]]] = []
+        warnings: list[str] = []
+        for controller in CONTROLLERS:
+            hierarchy = controllers.place(self.layout, controller)
+            if hierarchy is None:
+                warnings += self._not_here(controller, resources)
+            else:
+                directory = directories.get(self._dir(hierarchy))
+                changes = self._changes(controller, resources, hierarchy, directory)
+                todo.append((directory, changes))
+        return todo, warnings
+
+    def _unify(self, resources: Resources, directories: Directories) -> None:
+        v2 = self.layout.v2
+        if resources.unified and v2:
+            lacking = carry_out(directories.get(self._dir(v2)), unified.writes(resources))
+            if lacking:
+                raise Unsupported(f"unified resource: {lacking[0]}")
 
     def procs_paths(self) -> tuple[str, ...]:
         """Every absolute `cgroup.procs` into which a process id is written from outside.
@@ -185,6 +228,15 @@ class Cgroup:
                 raise self._missing() from None
             except OSError as error:
                 raise refusal(error, f"freezing cgroup {self.path}") from error
+
+    def frozen(self) -> bool:
+        """Whether its processes stand still, or are about to; False where none could."""
+        try:
+            hierarchy = self._freezer()
+        except Unsupported:
+            return False
+        with Directory(self._dir(hierarchy)) as directory:
+            return tasks.freezing(directory, version=hierarchy.version)
 
     def thaw(self) -> None:
         """Let every process go on. Idempotent.

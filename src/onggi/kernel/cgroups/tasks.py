@@ -59,6 +59,13 @@ def freeze(directory: Directory, *, version: int, timeout_s: float) -> None:
         time.sleep(_PAUSE_S)
 
 
+def freezing(directory: Directory, *, version: int) -> bool:
+    """Whether somebody has told the cgroup to stop, and nobody to go on since."""
+    if version == 1:
+        return (directory.read("freezer.state") or "THAWED").strip() != "THAWED"
+    return (directory.read("cgroup.freeze") or "0").strip() == "1"
+
+
 def thaw(directory: Directory, *, version: int) -> None:
     """Let every task go on. Idempotent."""
     change = freezer.THAW_V1 if version == 1 else freezer.THAW_V2

@@ -35,6 +35,7 @@ from onggi.runtime.steps.mounts import (
     SetRootPropagation,
     SetRootReadonly,
 )
+from onggi.runtime.steps.network import BindSockets, ConfigureNetwork, SendNetlink
 from onggi.runtime.steps.process import (
     BecomeUser,
     ChangeDirectory,
@@ -55,9 +56,11 @@ __all__ = [
     "Actor",
     "AttachRoot",
     "BecomeUser",
+    "BindSockets",
     "BindTree",
     "ChangeDirectory",
     "CloneInto",
+    "ConfigureNetwork",
     "Execute",
     "IdmapTree",
     "JoinCgroups",
@@ -74,6 +77,7 @@ __all__ = [
     "PivotRoot",
     "Plan",
     "RaiseLoopback",
+    "SendNetlink",
     "SetDomainname",
     "SetHostname",
     "SetNoNewPrivileges",

@@ -43,7 +43,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     Class facts: `opcode` and `signature` as in keel/steps.def; `actor`; `concerns` (the namespace,
     cgroup or credential it touches), `section` (who asks for it), `protects` (what from; may be
-    empty). Fields after `optional` are encoded in the order they are declared.
+    empty). Fields after `optional` are encoded in the order they are declared; one that the
+    signature has no more letter for is not keel's: it is there to describe the step.
     """
 
     opcode: ClassVar[int] = 0
@@ -70,9 +71,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         """
         payload = b"".join(
             _ENCODERS[code](getattr(self, name))
-            for code, name in zip(self.signature, self.__struct_fields__[1:], strict=True)
+            for code, name in zip(self.signature, self.encoded_fields(), strict=True)
         )
         return _HEADER.pack(self.opcode, int(self.optional), len(payload)) + payload
+
+    @classmethod
+    def encoded_fields(cls) -> tuple[str, ...]:
+        """The names of the fields that keel reads."""
+        return cls.__struct_fields__[1 : 1 + len(cls.signature)]
 
     def to_builtins(self) -> dict[str, Any]:
         """The step as plain JSON values; bytes become their length and SHA-256."""

@@ -13,7 +13,7 @@ class Supervise(Step, frozen=True, kw_only=True):
     """Hold stdio, the log and the exit record. Always the first step."""
 
     opcode = 1
-    signature = "ssssuuuuu"
+    signature = "ssssuuuuusl"
     actor = "monitor"
     concerns = "stdio"
     section = "runtime-spec runtime.md#lifecycle"
@@ -27,12 +27,16 @@ class Supervise(Step, frozen=True, kw_only=True):
     log_max_bytes: int = 20_000_000
     log_max_files: int = 5
     die_with_engine: int = 0
+    journal_socket: str = ""
+    journal_fields: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        log = f", log {self.log_name} ({self.log_max_bytes} B × {self.log_max_files})"
-        return f"supervise with {'a terminal' if self.terminal else 'pipes'}" + (
-            log if self.log_name else ", no log"
-        )
+        log = "no log"
+        if self.log_name:
+            log = f"log {self.log_name} ({self.log_max_bytes} B × {self.log_max_files})"
+        elif self.journal_socket:
+            log = f"log to the journal at {self.journal_socket}"
+        return f"supervise with {'a terminal' if self.terminal else 'pipes'}, {log}"
 
 
 class OpenTree(Step, frozen=True, kw_only=True):

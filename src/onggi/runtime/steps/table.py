@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from onggi.runtime.steps import host, identity, mounts, process
+from onggi.runtime.steps import host, identity, mounts, network, process
 from onggi.runtime.steps.base import Step
 
-_ROOMS = (host, identity, mounts, process)
+_ROOMS = (host, identity, mounts, network, process)
 
 STEPS: dict[int, type[Step]] = {
     cls.opcode: cls

@@ -16,6 +16,7 @@ _LISTS = {
     "container": "onggi ps -a --format '{{.Names}}'",
     "image": "onggi images --format '{{.Repository}}:{{.Tag}}'",
     "volume": "onggi volume ls -q",
+    "network": "onggi network ls --format '{{.Name}}'",
 }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from onggi.faces.cli import human, jsontext
+from onggi.faces.cli import human
 from onggi.faces.cli.options import Option
 from onggi.faces.cli.output import printable
-from onggi.faces.cli.table import fill, template
+from onggi.faces.cli.table import liner
 from onggi.faces.cli.verb import Verb
 from onggi.faces.cli.verbs.logs import moment
 
@@ -18,15 +18,24 @@ if TYPE_CHECKING:
 
 
 def _fields(event: dict[str, Any]) -> dict[str, Any]:
-    """One event under docker's names."""
+    """One event under docker's names, the old ones (`status`, `id`, `from`) among them."""
     attributes = event.get("attributes", {})
-    return {
+    actor = {"ID": event["id"], "Attributes": attributes}
+    fields = {
         "Type": event["kind"],
         "Action": event["action"],
-        "Actor": {"ID": event["id"], "Attributes": attributes},
+        "Actor": actor,
+        "scope": "local",
         "time": event["time_ns"] // 10**9,
         "timeNano": event["time_ns"],
     }
+    if event["kind"] in ("container", "image"):
+        fields |= {"status": event["action"], "id": event["id"]}
+    return fields | (
+        {"from": attributes["image"]}
+        if event["kind"] == "container" and "image" in attributes
+        else {}
+    )
 
 
 def _line(event: dict[str, Any]) -> str:
@@ -38,7 +47,7 @@ def _line(event: dict[str, Any]) -> str:
 
 def _events(context: Context, parsed: Parsed) -> int:
     form = parsed.text("format")
-    pieces = template(form) if form not in ("", "json") else []
+    line = liner(form) if form else None
     request = {
         "since_ns": parsed.get("since", 0),
         "until_ns": parsed.get("until", 0),
@@ -46,12 +55,7 @@ def _events(context: Context, parsed: Parsed) -> int:
     }
     with context.client.open("events", request) as call:
         for item in call.items():
-            if form == "json":
-                context.out.line(jsontext.text(_fields(item.value)))
-            elif pieces:
-                context.out.line(fill(pieces, _fields(item.value)))
-            else:
-                context.out.line(_line(item.value))
+            context.out.line(line(_fields(item.value)) if line else _line(item.value))
     return 0
 
 
@@ -63,9 +67,9 @@ VERBS = {
             Option("--since", "from this moment: 10m, 2026-01-31T10:00:00Z", value="TIME",
                    parse=moment),
             Option("--until", "up to this moment", value="TIME", parse=moment),
-            Option("-f --filter", "KEY=VALUE: type, event, container, image, label", many=True,
-                   value="FILTER"),
-            Option("--format", "json, or a template", value="FORM"),
+            Option("-f --filter", "KEY=VALUE: type, event, container, image, network, volume, "
+                   "label, daemon, scope", many=True, value="FILTER"),
+            Option("--format", "json, or a template: '{{.Type}} {{.Actor.ID}}'", value="FORM"),
         ),
         examples=(("onggi events --filter event=oom", "whom the memory limit has ended"),),
     )

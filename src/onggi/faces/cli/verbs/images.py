@@ -42,6 +42,7 @@ def rows(summary: dict[str, Any], now_ns: int, *, full: bool) -> list[dict[str, 
     except BadValueError:
         created_ns = 0  # an image may say anything here, or nothing
     identity = summary["id"]
+    size = human.size(summary["size_bytes"])
     found = []
     for name in summary.get("names", ()) or ("<none>",):
         repository, tag = split_name(name)
@@ -51,9 +52,12 @@ def rows(summary: dict[str, Any], now_ns: int, *, full: bool) -> list[dict[str, 
                 "Repository": repository,
                 "Tag": tag,
                 "Digest": summary["digest"],
-                "CreatedAt": summary["created"],
+                "CreatedAt": human.timestamp(created_ns) if created_ns else "N/A",
                 "CreatedSince": human.ago(created_ns, now_ns) or "N/A",
-                "Size": human.size(summary["size_bytes"]),
+                "Size": size,
+                "VirtualSize": size,
+                "SharedSize": "N/A",
+                "UniqueSize": "N/A",
                 "Platform": summary["platform"],
                 "Containers": str(summary.get("containers", 0)),
             }
@@ -101,15 +105,18 @@ VERBS = {
         options=(
             Option("-a --all", "intermediate images too"),
             Option("-q --quiet", "ids only"),
-            Option("-f --filter", "KEY=VALUE: reference, label, dangling", value="FILTER",
-                   many=True),
+            Option("-f --filter", "KEY=VALUE: reference, dangling, label, before, since, until",
+                   value="FILTER", many=True),
             Option("--digests", "the digest of each"),
             Option("--no-trunc", "cut nothing"),
             Option("--format", "table, json, or a template: '{{.Repository}}:{{.Tag}}'",
                    value="FORM"),
         ),
         complete="image",
-        examples=(("onggi images --format '{{.ID}} {{.Size}}'", "for a script"),),
+        examples=(
+            ("onggi images --format '{{.ID}} {{.Size}}'", "for a script"),
+            ("onggi images --filter 'reference=*/app:*'", "app of every owner, with any tag"),
+        ),
     ),
     "rm": Verb(
         _remove,

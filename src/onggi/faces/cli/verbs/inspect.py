@@ -5,7 +5,7 @@ from __future__ import annotations
 from onggi.errors import EngineError, NotFound
 from onggi.faces.cli import jsontext
 from onggi.faces.cli.options import BadValueError, Option
-from onggi.faces.cli.table import fill, template
+from onggi.faces.cli.table import liner
 from onggi.faces.cli.verb import Verb
 
 TYPE_CHECKING = False
@@ -20,12 +20,13 @@ _CALLS = {
     "container": "containers.inspect",
     "image": "images.inspect",
     "volume": "volumes.inspect",
+    "network": "networks.inspect",
 }
 
 
 def _kind(text: str) -> str:
     if text not in _CALLS:
-        raise BadValueError("not container, image or volume", "container")
+        raise BadValueError("not container, image, volume or network", "container")
     return text
 
 
@@ -36,12 +37,14 @@ def _find(context: Context, target: str, kinds: tuple[str, ...]) -> Any:
         except NotFound as error:
             if len(kinds) == 1:
                 raise error from None
-    raise NotFound(f"no container, image or volume is named {target}")
+    raise NotFound(f"no container, image, volume or network is named {target}")
 
 
 def _verb(kinds: tuple[str, ...]) -> Callable[[Context, Parsed], int]:
     def run(context: Context, parsed: Parsed) -> int:
         wanted = (parsed.get("type"),) if parsed.get("type") else kinds
+        form = parsed.text("format")
+        line = liner(form) if form not in ("", "json") else None
         found, failed = [], False
         for target in parsed.arguments:
             try:
@@ -49,13 +52,12 @@ def _verb(kinds: tuple[str, ...]) -> Callable[[Context, Parsed], int]:
             except EngineError as error:
                 context.err.line(f"onggi: {error}")
                 failed = True
-        form = parsed.text("format")
-        if form in ("", "json"):
-            context.out.line(jsontext.pretty(found))
+        if line is not None:
+            context.out.text("".join(f"{line(value)}\n" for value in found))
+        elif form == "json":
+            context.out.line(jsontext.text(found))
         else:
-            pieces = template(form)
-            for value in found:
-                context.out.line(fill(pieces, value))
+            context.out.line(jsontext.pretty(found))
         return 1 if failed else 0
 
     return run
@@ -64,8 +66,12 @@ def _verb(kinds: tuple[str, ...]) -> Callable[[Context, Parsed], int]:
 _FORMAT = Option(
     "-f --format", "json, or a template: '{{.State.Pid}}', '{{json .Mounts}}'", value="FORM"
 )
-_EXAMPLE = (("onggi inspect -f '{{.State.Pid}}' web", "one field, for a script"),)
-_ALL = ("container", "image", "volume")
+_EXAMPLE = (
+    ("onggi inspect -f '{{.State.Pid}}' web", "one field, for a script"),
+    ("onggi inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' web",
+     "its address"),
+)  # fmt: skip
+_ALL = ("container", "image", "volume", "network")
 
 VERBS = {
     "inspect": Verb(
@@ -75,8 +81,8 @@ VERBS = {
         options=(
             _FORMAT,
             Option(
-                "--type", "container, image or volume", value="KIND", parse=_kind,
-                complete="container image volume",
+                "--type", "container, image, volume or network", value="KIND", parse=_kind,
+                complete="container image volume network",
             ),
         ),
         complete="container",

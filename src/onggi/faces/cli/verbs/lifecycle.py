@@ -1,4 +1,4 @@
-"""`stop`, `kill`, `wait` and `rm`."""
+"""`stop`, `restart`, `kill`, `pause`, `unpause`, `rename`, `wait` and `rm`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,47 @@ from onggi.faces.cli.verb import Verb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from onggi.faces.cli.options import Parsed
     from onggi.faces.cli.verb import Context
 
 
-def _stop(context: Context, parsed: Parsed) -> int:
-    request: dict[str, Any] = {}
-    if parsed.get("timeout") is not None:
-        request["timeout_s"] = parsed.get("timeout")
-    if parsed.get("signal"):
-        request["signal"] = parsed.get("signal")
+def _ending(call: str) -> Callable[[Context, Parsed], int]:
+    """A verb that asks containers to end: `stop`, and `restart`."""
 
-    def stop(target: str) -> None:
-        context.client.call("containers.stop", {"target": target, **request})
+    def act(context: Context, parsed: Parsed) -> int:
+        request: dict[str, Any] = {}
+        if parsed.get("timeout") is not None:
+            request["timeout_s"] = parsed.get("timeout")
+        if parsed.get("signal"):
+            request["signal"] = parsed.get("signal")
 
-    return each(context, parsed.arguments, stop)
+        def end(target: str) -> None:
+            context.client.call(call, {"target": target, **request})
+
+        return each(context, parsed.arguments, end)
+
+    return act
+
+
+def _plain(call: str) -> Callable[[Context, Parsed], int]:
+    """A verb that names containers and nothing else: `pause`, `unpause`."""
+
+    def act(context: Context, parsed: Parsed) -> int:
+        def one(target: str) -> None:
+            context.client.call(call, {"target": target})
+
+        return each(context, parsed.arguments, one)
+
+    return act
+
+
+def _rename(context: Context, parsed: Parsed) -> int:
+    target, name = parsed.arguments
+    context.client.call("containers.rename", {"target": target, "name": name})
+    return 0
 
 
 def _kill(context: Context, parsed: Parsed) -> int:
@@ -68,19 +92,50 @@ def _rm(context: Context, parsed: Parsed) -> int:
     return each(context, parsed.arguments, remove)
 
 
+_END = (
+    Option("-t --timeout --time", "seconds before it is killed (the container's own: 10)",
+           value="SECONDS", parse=values.seconds),
+    Option("-s --signal", "signal that asks it to end", value="SIGNAL", parse=values.signal_name),
+)  # fmt: skip
+
 VERBS = {
     "stop": Verb(
-        _stop,
+        _ending("containers.stop"),
         arguments="CONTAINER…",
         least=1,
-        options=(
-            Option("-t --timeout --time", "seconds before it is killed (the container's own: 10)",
-                   value="SECONDS", parse=values.seconds),
-            Option("-s --signal", "signal that asks it to end", value="SIGNAL",
-                   parse=values.signal_name),
-        ),
+        options=_END,
         complete="container",
         examples=(("onggi stop -t 30 db", "give it half a minute"),),
+    ),
+    "restart": Verb(
+        _ending("containers.restart"),
+        arguments="CONTAINER…",
+        least=1,
+        options=_END,
+        complete="container",
+        examples=(("onggi restart web", "the same container, with a new first process"),),
+    ),
+    "pause": Verb(
+        _plain("containers.pause"),
+        arguments="CONTAINER…",
+        least=1,
+        complete="container",
+        examples=(("onggi pause db && cp -a /srv/db /backup && onggi unpause db",
+                   "copy what stands still"),),
+    ),
+    "unpause": Verb(
+        _plain("containers.unpause"),
+        arguments="CONTAINER…",
+        least=1,
+        complete="container",
+    ),
+    "rename": Verb(
+        _rename,
+        arguments="CONTAINER NAME",
+        least=2,
+        most=2,
+        complete="container",
+        examples=(("onggi rename web web-old", "the name is free at once"),),
     ),
     "kill": Verb(
         _kill,

@@ -22,26 +22,43 @@ def _tail(text: str) -> int:
 
 
 def moment(text: str) -> int:
-    """A moment as the option's value, relative to now."""
-    return moment_ns(text, time.time_ns())
+    """A moment as the option's value: relative to now, and in local time when it names no zone."""
+    found = moment_ns(text, time.time_ns())
+    clock = text.partition("T")[2] or text.partition(" ")[2]
+    is_date = len(text) > 4 and text[4] == "-"
+    if is_date and not clock.endswith(("Z", "z")) and not set("+-") & set(clock):
+        found -= time.localtime(found // 10**9).tm_gmtoff * 10**9
+    return found
 
 
 def _logs(context: Context, parsed: Parsed) -> int:
+    target = parsed.arguments[0]
     request: dict[str, Any] = {
-        "target": parsed.arguments[0],
+        "target": target,
         "follow": parsed.on("follow"),
         "tail": parsed.get("tail", -1),
         "since_ns": parsed.get("since", 0),
         "until_ns": parsed.get("until", 0),
     }
+    details = _details(context, target) if parsed.on("details") else ""
     stamps = parsed.on("timestamps")
+    starts = {"stdout": True, "stderr": True}
     with context.client.open("containers.logs", request) as call:
         for item in call.items():
             value = item.value
-            text = f"{value['time']} {value['log']}" if stamps else value["log"]
-            fd = 2 if value["stream"] == "stderr" else 1
-            write_all(fd, text.encode("utf-8", "surrogateescape"))
+            stream, text = value["stream"], value["log"]
+            if starts.get(stream, True):  # of a line that came in several parts only the first
+                text = f"{value['time']} {details}{text}" if stamps else f"{details}{text}"
+            starts[stream] = value["log"].endswith("\n")
+            write_all(2 if stream == "stderr" else 1, text.encode("utf-8", "surrogateescape"))
     return 0
+
+
+def _details(context: Context, target: str) -> str:
+    """What `--log-opt` has added to every line."""
+    found = context.client.call("containers.inspect", {"target": target})
+    tag = found["HostConfig"]["LogConfig"]["Config"].get("tag", "")
+    return f"tag={tag} " if tag else ""
 
 
 VERBS = {
@@ -57,6 +74,7 @@ VERBS = {
                    parse=moment),
             Option("--until", "up to this moment", value="TIME", parse=moment),
             Option("-t --timestamps", "when each line was written"),
+            Option("--details", "what --log-opt adds to each line"),
         ),
         complete="container",
         examples=(

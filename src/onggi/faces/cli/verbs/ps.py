@@ -6,7 +6,8 @@ import time
 
 from onggi.faces.cli import human, values
 from onggi.faces.cli.options import Option
-from onggi.faces.cli.table import Column, show
+from onggi.faces.cli.porttext import ports
+from onggi.faces.cli.table import Column, Labels, cut, show
 from onggi.faces.cli.verb import Verb
 
 TYPE_CHECKING = False
@@ -22,9 +23,12 @@ _COLUMNS = (
     Column("COMMAND", "Command", shrinks=True),
     Column("CREATED", "RunningFor", shrinks=True),
     Column("STATUS", "Status", shrinks=True),
+    Column("PORTS", "Ports", shrinks=True),
     Column("NAMES", "Names"),
 )
 _COMMAND_CHARACTERS = 20
+_HEALTH = {"healthy": "healthy", "unhealthy": "unhealthy", "starting": "health: starting"}
+_MOUNT_CHARACTERS = 15
 
 
 def status(summary: dict[str, Any], now_ns: int) -> str:
@@ -32,8 +36,9 @@ def status(summary: dict[str, Any], now_ns: int) -> str:
     state = summary["state"]
     if state in ("running", "paused"):
         up = human.duration(max(0, now_ns - summary.get("started_ns", 0)) / 1e9)
-        return f"Up {up}{' (Paused)' if state == 'paused' else ''}"
-    if state == "exited":
+        how = "Paused" if state == "paused" else _HEALTH.get(summary.get("health", ""))
+        return f"Up {up} ({how})" if how else f"Up {up}"
+    if state in ("exited", "restarting"):
         ended = summary.get("exit") or {}
         code, signal = ended.get("code"), ended.get("signal", 0)
         if signal and (code is None or code <= 0):
@@ -41,7 +46,8 @@ def status(summary: dict[str, Any], now_ns: int) -> str:
         shown = "unknown" if code is None else code
         out_of_memory = ", out of memory" if ended.get("oom_killed") else ""
         when = human.ago(summary.get("finished_ns", 0) or ended.get("finished_ns", 0), now_ns)
-        return f"Exited ({shown}{out_of_memory}) {when}".rstrip()
+        word = "Restarting" if state == "restarting" else "Exited"
+        return f"{word} ({shown}{out_of_memory}) {when}".rstrip()
     return {"created": "Created", "removing": "Removal In Progress", "dead": "Dead"}.get(
         state, str(state)
     )
@@ -50,22 +56,24 @@ def status(summary: dict[str, Any], now_ns: int) -> str:
 def row(summary: dict[str, Any], now_ns: int, *, full: bool) -> dict[str, Any]:
     """The fields of one container under docker's names."""
     command = summary["command"]
-    if not full and len(command) > _COMMAND_CHARACTERS:
-        command = command[: _COMMAND_CHARACTERS - 1] + "…"
+    mounts = summary.get("mounts", ())
     size = summary.get("size_bytes")
     return {
         "ID": summary["id"] if full else summary["id"][:12],
         "Image": summary["image"],
-        "Command": f'"{command}"',
+        "Command": f'"{command if full else cut(command, _COMMAND_CHARACTERS)}"',
         "CreatedAt": human.timestamp(summary["created_ns"]),
         "RunningFor": human.ago(summary["created_ns"], now_ns),
         "State": summary["state"],
         "Status": status(summary, now_ns),
+        "Health": summary.get("health", ""),
         "Names": summary["name"],
-        "Labels": ",".join(f"{k}={v}" for k, v in summary.get("labels", {}).items()),
-        "Mounts": ",".join(summary.get("mounts", ())),
+        "Ports": ports(summary.get("ports", ())),
+        "Labels": Labels(summary.get("labels", {})),
+        "Mounts": ",".join(one if full else cut(one, _MOUNT_CHARACTERS) for one in mounts),
+        "LocalVolumes": str(sum(not one.startswith("/") for one in mounts)),
         "Networks": ",".join(summary.get("networks", ())),
-        "Size": "" if size is None else human.size(size),
+        "Size": "0B" if size is None else human.size(size),
     }
 
 
@@ -74,7 +82,7 @@ def _ps(context: Context, parsed: Parsed) -> int:
     request = {
         "all": parsed.on("all") or last > 0,
         "last": last,
-        "size": parsed.on("size"),
+        "size": parsed.on("size") or ".Size" in parsed.text("format"),
         "filters": parsed.many("filter"),
     }
     found = context.client.call("containers.list", request)
@@ -101,8 +109,8 @@ VERBS = {
             Option("-n --last", "the N newest, running or not", value="N", parse=values.count),
             Option("-l --latest", "the newest, running or not"),
             Option("-s --size", "the size of what they have written"),
-            Option("-f --filter", "KEY=VALUE: name, id, status, label, image, exited", many=True,
-                   value="FILTER"),
+            Option("-f --filter", "KEY=VALUE: name, id, status, label, health, exited, ancestor, "
+                   "network, volume, publish, expose, before, since", many=True, value="FILTER"),
             Option("--no-trunc", "cut nothing"),
             Option("--format", "table, json, or a template: '{{.Names}} {{.Status}}'",
                    value="FORM"),
@@ -110,6 +118,7 @@ VERBS = {
         examples=(
             ("onggi ps -a --filter status=exited", "those that have ended"),
             ("onggi ps --format '{{.Names}}\\t{{.Status}}'", "for a script"),
+            ("onggi ps --format 'table {{.Names}}\\t{{.Ports}}'", "columns of your choice"),
         ),
     )
 }  # fmt: skip

@@ -163,8 +163,8 @@ VERBS = {
         complete="image",
         examples=(
             ("onggi run --rm -it busybox sh", "a shell; ctrl-p ctrl-q leaves it running"),
-            ("onggi run -d --name web -v ./site:/www:ro busybox httpd -f -h /www",
-             "serve a directory of yours, read-only, in the background"),
+            ("onggi run -d --name web -p 8080:80 -v ./site:/www:ro busybox httpd -f -h /www",
+             "serve a directory of yours, read-only, on port 8080 of the host"),
             ("onggi run --rm -m 64m --cpus 0.5 --pids-limit 100 busybox stress",
              "hold a program to its share of the machine"),
             ("tar c . | onggi run --rm -i busybox tar t", "use it in a pipe"),

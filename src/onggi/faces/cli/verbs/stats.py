@@ -37,6 +37,7 @@ def row(sample: dict[str, Any], *, full: bool) -> dict[str, Any]:
     shown_limit = human.size(limit, binary=True) if limited else "unlimited"
     return {
         "ID": sample["id"] if full else sample["id"][:12],
+        "Container": sample["id"] if full else sample["id"][:12],
         "Name": sample["name"],
         "CPUPerc": f"{sample['cpu_percent']:.2f}%",
         "MemUsage": f"{human.size(used, binary=True)} / {shown_limit}",
@@ -57,8 +58,11 @@ def _redraw(out: Output, rows: list[dict[str, Any]]) -> None:
 
 def _stats(context: Context, parsed: Parsed) -> int:
     stream = not parsed.on("no-stream")
+    targets = parsed.arguments
+    if parsed.on("all") and not targets:
+        targets = [one["id"] for one in context.client.call("containers.list", {"all": True})]
     request = {
-        "targets": parsed.arguments,
+        "targets": targets,
         "stream": stream,
         "interval_s": parsed.get("interval", 1.0),
     }
@@ -81,10 +85,12 @@ VERBS = {
         _stats,
         arguments="[CONTAINER…]",
         options=(
+            Option("-a --all", "those that do not run, too"),
             Option("--no-stream", "one sample, then end"),
             Option("--interval", "time between samples (1s)", value="TIME", parse=seconds),
             Option("--no-trunc", "cut nothing"),
-            Option("--format", "table, json, or a template", value="FORM"),
+            Option("--format", "table, json, or a template: '{{.Name}} {{.CPUPerc}}'",
+                   value="FORM"),
         ),
         complete="container",
         examples=(
@@ -92,4 +98,4 @@ VERBS = {
             ("onggi stats --no-stream --format json web", "one sample for a program"),
         ),
     )
-}
+}  # fmt: skip

@@ -1,15 +1,15 @@
-"""`system df`, `image prune` and `image fsck`: what images take, what can go, what is damaged."""
+"""`system df` and `image fsck`: what everything takes on disk, and whether the store is whole."""
 
 from __future__ import annotations
 
-import sys
+import time
 
-from onggi.errors import InvalidArgument
 from onggi.faces.cli import human
 from onggi.faces.cli.options import Option
 from onggi.faces.cli.progress import ProgressBar
-from onggi.faces.cli.table import Column, show
+from onggi.faces.cli.table import Column, liner, show
 from onggi.faces.cli.verb import Verb
+from onggi.faces.cli.verbs import images, ps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,31 @@ _USAGE = (
     Column("SIZE", "Size", right=True),
     Column("RECLAIMABLE", "Reclaimable", right=True),
 )
+_IMAGES = (
+    Column("REPOSITORY", "Repository", shrinks=True),
+    Column("TAG", "Tag", shrinks=True),
+    Column("IMAGE ID", "ID"),
+    Column("CREATED", "CreatedSince", shrinks=True),
+    Column("SIZE", "Size", right=True),
+    Column("SHARED SIZE", "SharedSize", right=True),
+    Column("UNIQUE SIZE", "UniqueSize", right=True),
+    Column("CONTAINERS", "Containers", right=True),
+)
+_CONTAINERS = (
+    Column("CONTAINER ID", "ID"),
+    Column("IMAGE", "Image", shrinks=True),
+    Column("COMMAND", "Command", shrinks=True),
+    Column("LOCAL VOLUMES", "LocalVolumes", right=True),
+    Column("SIZE", "Size", right=True),
+    Column("CREATED", "RunningFor", shrinks=True),
+    Column("STATUS", "Status", shrinks=True),
+    Column("NAMES", "Names"),
+)
+_VOLUMES = (
+    Column("VOLUME NAME", "Name", shrinks=True),
+    Column("LINKS", "Links", right=True),
+    Column("SIZE", "Size", right=True),
+)
 _FINDINGS = (
     Column("SEVERITY", "Severity"),
     Column("PLACE", "Place", shrinks=True),
@@ -36,6 +61,10 @@ _FORMAT = Option("--format", "table, json, or a template", value="FORM")
 
 
 def _usage(context: Context, parsed: Parsed) -> int:
+    form = parsed.text("format")
+    if parsed.on("verbose"):
+        return _details(context, form)
+
     def row(one: dict[str, Any]) -> dict[str, Any]:
         size, free = one["size_bytes"], one["reclaimable_bytes"]
         share = f" ({100 * free // size}%)" if size else ""
@@ -50,30 +79,48 @@ def _usage(context: Context, parsed: Parsed) -> int:
         }
 
     rows = [row(one) for one in context.client.call("system.usage", {})]
-    show(context.out, _USAGE, rows, parsed.text("format"), wide=False)
+    show(context.out, _USAGE, rows, form, wide=False)
     return 0
 
 
-def _prune(context: Context, parsed: Parsed) -> int:
-    if not parsed.on("force") and not _agreed(every=parsed.on("all")):
+def _details(context: Context, form: str) -> int:
+    """Each image, container and volume; with a template all of them as one object."""
+    now_ns = time.time_ns()
+    found = context.client.call("system.usage_details", {})
+    containers = context.client.call("containers.list", {"all": True, "size": True})
+    parts = {
+        "Images": [row for one in found["images"] for row in _image_rows(one, now_ns)],
+        "Containers": [ps.row(summary, now_ns, full=False) for summary in containers],
+        "Volumes": [_volume_row(one) for one in found["volumes"]],
+    }
+    if form not in ("", "table"):
+        context.out.line(liner(form)(parts))
         return 0
-    request = {"every": parsed.on("all"), "filters": parsed.many("filter")}
-    answer = context.client.call("images.prune", request)
-    for name in answer.get("untagged", ()):
-        context.out.line(f"untagged: {name}")
-    for digest in answer.get("deleted", ()):
-        context.out.line(f"deleted: {digest}")
-    context.out.line(f"Total reclaimed space: {human.size(answer['freed_bytes'])}")
+    columns = {"Images": _IMAGES, "Containers": _CONTAINERS, "Volumes": _VOLUMES}
+    for name, rows in parts.items():
+        title = "Local Volumes" if name == "Volumes" else name
+        context.out.text(f"{title} space usage:\n\n")
+        show(context.out, columns[name], rows, "", wide=False)
+        context.out.line()
     return 0
 
 
-def _agreed(*, every: bool) -> bool:
-    what = "all images that no container uses" if every else "all images without a name"
-    if not sys.stdin.isatty():
-        raise InvalidArgument(
-            f"this removes {what}, and nobody is there to be asked", hint="say --force"
-        )
-    return input(f"This removes {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
+def _image_rows(one: dict[str, Any], now_ns: int) -> list[dict[str, Any]]:
+    total = one["shared_bytes"] + one["unique_bytes"]
+    summary = {**one, "digest": "", "platform": "", "size_bytes": total}
+    sizes = {
+        "SharedSize": human.size(one["shared_bytes"]),
+        "UniqueSize": human.size(one["unique_bytes"]),
+    }
+    return [{**row, **sizes} for row in images.rows(summary, now_ns, full=False)]
+
+
+def _volume_row(one: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "Name": one["name"],
+        "Links": str(one["containers"]),
+        "Size": human.size(one["size_bytes"]),
+    }
 
 
 def _fsck(context: Context, parsed: Parsed) -> int:
@@ -114,21 +161,10 @@ VERBS = {
     "df": Verb(
         _usage,
         most=0,
-        options=(_FORMAT,),
-        examples=(("onggi system df --format json", "bytes, for a script"),),
-    ),
-    "prune": Verb(
-        _prune,
-        most=0,
-        options=(
-            Option("-a --all", "images with a name too, when no container uses them"),
-            Option("-f --force", "do not ask"),
-            Option("--filter", "KEY=VALUE: until, label, label!, dangling", value="FILTER",
-                   many=True),
-        ),
+        options=(Option("-v --verbose", "each image, container and volume"), _FORMAT),
         examples=(
-            ("onggi image prune", "images without a name"),
-            ("onggi image prune -a --filter until=240h", "what is older than ten days and unused"),
+            ("onggi system df --format json", "bytes, for a script"),
+            ("onggi system df -v", "which images share what, which volume is large"),
         ),
     ),
     "fsck": Verb(

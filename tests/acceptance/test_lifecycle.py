@@ -1,0 +1,165 @@
+"""Containers that are changed, paused, renamed, restarted: by hand and by their policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from acceptance.rig import Onggi, until
+
+
+def sleeper(onggi: Onggi, name: str, *words: str) -> None:
+    onggi.run("run", "-d", "--network", "none", "--name", name, *words, "busybox", "sleep", "600")
+
+
+def state(onggi: Onggi, name: str) -> str:
+    return str(onggi.inspect(name)["State"]["Status"])
+
+
+def test_pause_stops_every_process_and_unpause_lets_them_go_on(onggi: Onggi) -> None:
+    onggi.run("run", "-d", "--network", "none", "--name", "a", "busybox",
+              "sh", "-c", "while :; do echo x; done >/tmp/out")  # fmt: skip
+    onggi.run("pause", "a")
+    assert state(onggi, "a") == "paused"
+    assert "Paused" in onggi.out("ps", "--format", "{{.Status}}")
+    size = "stat -c %s /proc/{}/root/tmp/out".format(onggi.pid("a"))
+    before = Path(f"/proc/{onggi.pid('a')}/root/tmp/out").stat().st_size
+    assert Path(f"/proc/{onggi.pid('a')}/root/tmp/out").stat().st_size == before, size
+    refused = onggi.run("exec", "a", "true", check=False)
+    assert "is paused" in refused.stderr and "onggi unpause a" in refused.stderr
+    assert "is paused already" in onggi.run("pause", "a", check=False).stderr
+    onggi.run("unpause", "a")
+    until(
+        lambda: Path(f"/proc/{onggi.pid('a')}/root/tmp/out").stat().st_size > before, "it goes on"
+    )
+    assert "is not paused" in onggi.run("unpause", "a", check=False).stderr
+    onggi.run("rm", "-f", "a")
+
+
+def test_a_paused_container_can_be_stopped_and_removed(onggi: Onggi) -> None:
+    for verb in (("stop", "-t", "0"), ("kill",), ("rm", "-f")):
+        sleeper(onggi, "a")
+        onggi.run("pause", "a")
+        onggi.run(*verb, "a")
+        onggi.run("rm", "-f", "a", check=False)
+
+
+def test_a_pause_survives_the_engine(own_onggi: Onggi) -> None:
+    onggi = own_onggi
+    sleeper(onggi, "a")
+    onggi.run("pause", "a")
+    onggi.kill_engine()
+    assert state(onggi, "a") == "paused"
+    onggi.run("unpause", "a")
+    assert onggi.out("exec", "a", "echo", "alive") == "alive"
+    onggi.run("rm", "-f", "a")
+
+
+def test_a_name_moves_at_once(onggi: Onggi) -> None:
+    sleeper(onggi, "old")
+    onggi.run("rename", "old", "new")
+    sleeper(onggi, "old")
+    assert onggi.inspect("new")["Name"] == "/new"
+    taken = onggi.run("rename", "new", "old", check=False)
+    assert "the name 'old' is taken" in taken.stderr
+    onggi.run("rm", "-f", "old", "new")
+
+
+def test_limits_change_in_the_kernel_and_at_the_next_start(onggi: Onggi) -> None:
+    sleeper(onggi, "a", "--memory", "64m", "--pids-limit", "50")
+
+    def limit() -> str:
+        return onggi.out("exec", "a", "cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+    if not Path("/sys/fs/cgroup/memory").is_dir():
+        onggi.run("rm", "-f", "a")
+        return
+    assert limit() == str(64 << 20)
+    onggi.run("update", "--memory", "128m", "a")
+    assert limit() == str(128 << 20)
+    onggi.run("restart", "-t", "0", "a")
+    assert limit() == str(128 << 20)
+    assert onggi.inspect("a")["HostConfig"]["PidsLimit"] == 50
+    assert "nothing to change" in onggi.run("update", "a", check=False).stderr
+    onggi.run("rm", "-f", "a")
+
+
+def test_restart_keeps_the_container_and_changes_the_process(onggi: Onggi) -> None:
+    sleeper(onggi, "a")
+    onggi.run("exec", "a", "touch", "/kept")
+    before = onggi.pid("a")
+    onggi.run("restart", "-t", "0", "a")
+    assert onggi.pid("a") != before
+    onggi.run("exec", "a", "ls", "/kept")
+    onggi.run("rm", "-f", "a")
+
+
+def test_a_policy_brings_a_container_back_until_a_user_stops_it(onggi: Onggi) -> None:
+    onggi.run("run", "-d", "--network", "none", "--restart", "always", "--name", "a", "busybox",
+              "sh", "-c", "sleep 0.05; exit 3")  # fmt: skip
+    until(lambda: onggi.inspect("a")["RestartCount"] >= 2, "it was restarted twice")
+    onggi.run("stop", "-t", "0", "a")
+    count = onggi.inspect("a")["RestartCount"]
+    assert state(onggi, "a") == "exited"
+    onggi.run("start", "a")
+    assert onggi.inspect("a")["RestartCount"] <= count
+    onggi.run("rm", "-f", "a")
+
+
+def test_on_failure_tries_so_often_and_no_more(onggi: Onggi) -> None:
+    onggi.run("run", "-d", "--network", "none", "--restart", "on-failure:2", "--name", "bad",
+              "busybox", "false")  # fmt: skip
+    until(lambda: onggi.inspect("bad")["RestartCount"] == 2, "two tries")
+    until(lambda: state(onggi, "bad") == "exited", "it stays ended")
+    onggi.run("run", "-d", "--network", "none", "--restart", "on-failure", "--name", "good",
+              "busybox", "true")  # fmt: skip
+    onggi.run("wait", "good")
+    assert onggi.inspect("good")["RestartCount"] == 0
+    onggi.run("rm", "-f", "bad", "good")
+
+
+def test_the_next_engine_goes_on_with_policies(own_onggi: Onggi) -> None:
+    onggi = own_onggi
+    onggi.run("run", "-d", "--network", "none", "--restart", "unless-stopped", "--name", "a",
+              "busybox", "sleep", "600")  # fmt: skip
+    sleeper(onggi, "stopped", "--restart", "unless-stopped")
+    onggi.run("stop", "-t", "0", "stopped")
+    pid = onggi.pid("a")
+    onggi.kill_engine()
+    import os
+    import signal
+
+    os.kill(pid, signal.SIGKILL)  # ends while no engine lives
+    until(lambda: state(onggi, "a") == "running" and onggi.pid("a") != pid, "it is back")
+    assert state(onggi, "stopped") == "exited"
+    onggi.run("rm", "-f", "a", "stopped")
+
+
+def test_health_is_told_and_acted_on(onggi: Onggi) -> None:
+    onggi.run("run", "-d", "--network", "none", "--name", "a", "--health-cmd", "test -e /ok",
+              "--health-interval", "50ms", "--health-retries", "2", "busybox", "sleep", "600")  # fmt: skip
+    until(lambda: health(onggi, "a") == "unhealthy", "it is unhealthy")
+    assert "(unhealthy)" in onggi.out("ps", "--format", "{{.Status}}")
+    onggi.run("exec", "a", "touch", "/ok")
+    until(lambda: health(onggi, "a") == "healthy", "it is healthy")
+    assert onggi.inspect("a")["State"]["Health"]["Log"][-1]["ExitCode"] == 0
+    onggi.run("rm", "-f", "a")
+    onggi.run("run", "-d", "--network", "none", "--name", "b", "--health-cmd", "false",
+              "--health-interval", "50ms", "--health-retries", "1",
+              "--health-on-failure", "restart", "busybox", "sleep", "600")  # fmt: skip
+    pid = onggi.pid("b")
+    until(lambda: onggi.inspect("b")["State"]["Pid"] not in (0, pid), "it was restarted")
+    onggi.run("rm", "-f", "b")
+
+
+def health(onggi: Onggi, name: str) -> str:
+    return str(onggi.inspect(name)["State"]["Health"]["Status"])
+
+
+def test_a_check_that_hangs_is_ended(onggi: Onggi) -> None:
+    onggi.run("run", "-d", "--network", "none", "--name", "a", "--health-cmd", "sleep 600",
+              "--health-interval", "50ms", "--health-timeout", "100ms", "--health-retries", "1",
+              "busybox", "sleep", "600")  # fmt: skip
+    until(lambda: health(onggi, "a") == "unhealthy", "it is unhealthy")
+    log = onggi.inspect("a")["State"]["Health"]["Log"]
+    assert "exceeded timeout" in log[0]["Output"]
+    onggi.run("rm", "-f", "a")

@@ -1,0 +1,20 @@
+"""The whole suite runs in a network namespace of its own: engines under test make bridges, rules
+and turn on forwarding, and the host must not notice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from onggi.kernel.constants import CLONE_NEWNET
+from onggi.kernel.syscalls import unshare
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_network() -> None:
+    if os.geteuid() != 0:
+        return  # engines need root; what runs without it touches no network
+    unshare(CLONE_NEWNET)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
