@@ -137,7 +137,9 @@ def _image(place: Path) -> Path:
         shutil.copy(found, rootfs / "bin" / program)
     for applet in ("sh", "true", "sleep", "wget", "nc"):
         (rootfs / "bin" / applet).symlink_to("busybox")
-    listed = subprocess.run(["ldd", rootfs / "bin/iperf3"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ldd", rootfs / "bin/iperf3"], capture_output=True, text=True, check=False
+    )
     for word in listed.stdout.split():
         if word.startswith("/"):
             target = rootfs / word.lstrip("/")
@@ -252,30 +254,33 @@ def _elsewhere(name: str) -> dict[str, float]:
 
 def _throughput(name: str) -> dict[str, float]:
     """Gigabits per second: host → published port, container → container."""
-    with tempfile.TemporaryDirectory(prefix="onggi-bench-") as place, hugetlb_lent(Path(place)):
-        with _started(Path(place), name) as engines:
-            if not engines:
-                return {}
-            engine = engines[0]
-            engine.run("network", "create", "bench-net")
-            engine.run("run", *engine.run_options(), "-d", "--name", "server", "-p", "5201:5201",
-                       "--network", "bench-net", "busybox", "iperf3", "-s")  # fmt: skip
-            _wait_for(LAN, 5201)
-            form = '{{(index .NetworkSettings.Networks "bench-net").IPAddress}}'
-            address = engine.run("inspect", "-f", form, "server")
-            try:
-                return {
-                    "host → published port (Gbit/s)": _iperf(["iperf3", "-c", LAN]),
-                    "host → 127.0.0.1 (Gbit/s)": _iperf(["iperf3", "-c", "127.0.0.1"]),
-                    "container → container (Gbit/s)": _iperf(
-                        engine.words("run", *engine.run_options(), "--rm", "--network", "bench-net",
-                                     "busybox", "iperf3", "-c", address),
-                        engine.env,
-                    ),
-                }  # fmt: skip
-            finally:
-                engine.run("rm", "-f", "server")
-                engine.run("network", "rm", "bench-net")
+    with (
+        tempfile.TemporaryDirectory(prefix="onggi-bench-") as place,
+        hugetlb_lent(Path(place)),
+        _started(Path(place), name) as engines,
+    ):
+        if not engines:
+            return {}
+        engine = engines[0]
+        engine.run("network", "create", "bench-net")
+        engine.run("run", *engine.run_options(), "-d", "--name", "server", "-p", "5201:5201",
+                   "--network", "bench-net", "busybox", "iperf3", "-s")  # fmt: skip
+        _wait_for(LAN, 5201)
+        form = '{{(index .NetworkSettings.Networks "bench-net").IPAddress}}'
+        address = engine.run("inspect", "-f", form, "server")
+        try:
+            return {
+                "host → published port (Gbit/s)": _iperf(["iperf3", "-c", LAN]),
+                "host → 127.0.0.1 (Gbit/s)": _iperf(["iperf3", "-c", "127.0.0.1"]),
+                "container → container (Gbit/s)": _iperf(
+                    engine.words("run", *engine.run_options(), "--rm", "--network", "bench-net",
+                                 "busybox", "iperf3", "-c", address),
+                    engine.env,
+                ),
+            }  # fmt: skip
+        finally:
+            engine.run("rm", "-f", "server")
+            engine.run("network", "rm", "bench-net")
 
 
 def _iperf(words: list[str], env: dict[str, str] | None = None) -> float:

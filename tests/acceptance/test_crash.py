@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from acceptance import wire_rig as wire
-from acceptance.rig import Onggi, alive, left_behind, until
+from acceptance.rig import Onggi, alive, kill_engine, left_behind, until
 from acceptance.wire_rig import records_of
 from onggi.faces.cli.client import Client
 
@@ -51,7 +51,7 @@ def test_twenty_containers_outlive_the_engine(own_onggi: Onggi) -> None:
 
     pid = wire.engine_pid(onggi)
     assert pid is not None
-    wire.kill_engine(pid)
+    kill_engine(pid)
     os.kill(wire.monitor_pid(onggi, ids["unwatched"]), signal.SIGKILL)
     for name in ("well", "badly", "oom"):
         os.kill(pids[name], signal.SIGTERM)
@@ -133,7 +133,7 @@ def test_killed_at_any_instant_nothing_leaks(own_onggi: Onggi) -> None:
         time.sleep(chance.uniform(0, 0.15))
         pid = wire.engine_pid(onggi)
         if pid is not None:
-            wire.kill_engine(pid)
+            kill_engine(pid)
     for user in load:
         user.end()
     assert [defect for user in load for defect in user.defects] == []
@@ -218,7 +218,7 @@ def test_a_client_of_a_killed_engine_explains(own_onggi: Onggi, words: tuple[str
     before = wire.settled_descriptors(engine)
     with wire.command(own_onggi, *words) as process:
         until(lambda: wire.descriptors(engine) > before, "the client is connected")
-        wire.kill_engine(engine)
+        kill_engine(engine)
         _, err = process.communicate(timeout=20)
     assert process.returncode != 0
     assert "the engine went away before it answered" in wire.one_line(err)

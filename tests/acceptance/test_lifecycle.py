@@ -132,34 +132,3 @@ def test_the_next_engine_goes_on_with_policies(own_onggi: Onggi) -> None:
     until(lambda: state(onggi, "a") == "running" and onggi.pid("a") != pid, "it is back")
     assert state(onggi, "stopped") == "exited"
     onggi.run("rm", "-f", "a", "stopped")
-
-
-def test_health_is_told_and_acted_on(onggi: Onggi) -> None:
-    onggi.run("run", "-d", "--network", "none", "--name", "a", "--health-cmd", "test -e /ok",
-              "--health-interval", "50ms", "--health-retries", "2", "busybox", "sleep", "600")  # fmt: skip
-    until(lambda: health(onggi, "a") == "unhealthy", "it is unhealthy")
-    assert "(unhealthy)" in onggi.out("ps", "--format", "{{.Status}}")
-    onggi.run("exec", "a", "touch", "/ok")
-    until(lambda: health(onggi, "a") == "healthy", "it is healthy")
-    assert onggi.inspect("a")["State"]["Health"]["Log"][-1]["ExitCode"] == 0
-    onggi.run("rm", "-f", "a")
-    onggi.run("run", "-d", "--network", "none", "--name", "b", "--health-cmd", "false",
-              "--health-interval", "50ms", "--health-retries", "1",
-              "--health-on-failure", "restart", "busybox", "sleep", "600")  # fmt: skip
-    pid = onggi.pid("b")
-    until(lambda: onggi.inspect("b")["State"]["Pid"] not in (0, pid), "it was restarted")
-    onggi.run("rm", "-f", "b")
-
-
-def health(onggi: Onggi, name: str) -> str:
-    return str(onggi.inspect(name)["State"]["Health"]["Status"])
-
-
-def test_a_check_that_hangs_is_ended(onggi: Onggi) -> None:
-    onggi.run("run", "-d", "--network", "none", "--name", "a", "--health-cmd", "sleep 600",
-              "--health-interval", "50ms", "--health-timeout", "100ms", "--health-retries", "1",
-              "busybox", "sleep", "600")  # fmt: skip
-    until(lambda: health(onggi, "a") == "unhealthy", "it is unhealthy")
-    log = onggi.inspect("a")["State"]["Health"]["Log"]
-    assert "exceeded timeout" in log[0]["Output"]
-    onggi.run("rm", "-f", "a")

@@ -248,8 +248,15 @@ def test_eight_clients_at_once_end_in_a_legal_state(state_onggi: Onggi) -> None:
             ):
                 try:
                     if call == "containers.stop":
-                        wire_rig.run(client, "sleep", "600", name=name, auto_remove=bool(turn % 2),
-                                     ports=[{"container_port": 80, "host_port": 18310 + turn % 2}])  # fmt: skip
+                        port = {"container_port": 80, "host_port": 18310 + turn % 2}
+                        wire_rig.run(
+                            client,
+                            "sleep",
+                            "600",
+                            name=name,
+                            auto_remove=bool(turn % 2),
+                            ports=[port],
+                        )
                     client.call(call, request)
                 except EngineError as error:
                     if error.kind in ("Internal", "DataLoss"):

@@ -18,12 +18,13 @@ from typing import Any
 
 import msgspec
 
-from acceptance.rig import Onggi, alive, instance, until
+from acceptance.rig import Onggi, alive, instance, kill_engine, until
 from onggi.engine.records import ContainerRecord
 from onggi.errors import EngineError
 from onggi.faces.cli.client import Client
 from onggi.faces.cli.place import SocketAddress
 
+__all__ = ["kill_engine"]
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; usleep 10000; done"
 
 

@@ -21,7 +21,8 @@ PROGRAM = Path(onggi.__file__).parent / "bin/guard"
 #: In an engine's place: says how it was called.
 ENGINE = """#!{python} -S
 import json, os, sys
-said = {{"argv": sys.argv[1:], "revivals": os.environ.get("ONGGI_REVIVALS", ""), "pid": os.getpid()}}
+said = {{"argv": sys.argv[1:], "revivals": os.environ.get("ONGGI_REVIVALS", "")}}
+said["pid"] = os.getpid()
 with open({said!r} + ".new", "w") as file: json.dump(said, file)
 os.rename({said!r} + ".new", {said!r})
 """

@@ -18,7 +18,7 @@ import pytest
 
 import registry_rig
 from acceptance import wire_rig as wire
-from acceptance.rig import Onggi
+from acceptance.rig import Onggi, kill_engine
 from faces.registry_peers import onggi_registry
 from fault.image_rig import (
     FORMS,
@@ -361,7 +361,7 @@ class Commands:
             self._onggi.words(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         time.sleep(self._numbers.uniform(0, seconds))
-        wire.kill_engine(pid)
+        kill_engine(pid)
         _, said = done.communicate(timeout=60)
         assert done.returncode in (0, 1, 125), said.decode()
         assert b"Traceback" not in said, said.decode()

@@ -156,6 +156,22 @@ def _json(document: object) -> bytes:
     return json.dumps(document).encode()
 
 
+def _dns() -> list[bytes]:
+    head = b"\0\7\1\0\0\1\0\0\0\0\0"
+    opt = b"\0\0\x29\x10\0\0\0\x80\0\0\4\0\x0a\0\0"
+    question = b"\2db\4test\0\0\1\0\1"
+    return [
+        head + b"\0\2db\0\0\1\0\1",
+        head + b"\1" + b"\2DB\3net\0\0\x1c\0\1" + opt,
+        head + b"\0\x012\x010\x0289\x0210\7in-addr\4arpa\0\0\x0c\0\1",
+        head + b"\0" + b"\x010" * 32 + b"\3ip6\4arpa\0\0\x0c\0\1",
+        head + b"\0\x09localhost\0\0\xff\0\1",
+        b"\0\7\x81\x80\0\1\0\2\0\0\0\0" + question
+        + b"\xc0\x0c\0\5\0\1\0\0\0\1\0\4\1x\xc0\x0f\xc0\x25\0\1\0\1\0\0\0\1\0\4\x0a\0\0\2",
+        b"\0\7\x83\x83\0\1\0\0\0\0\0\1" + question + opt,
+    ]  # fmt: skip
+
+
 _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "tar": _tars,
     "pax": _pax,
@@ -186,6 +202,7 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
         b'{"errors":[{"code":"DENIED","message":"no","detail":{"a":[1]}}]}',
         b'{"token":"t","access_token":"u","expires_in":60}',
     ],
+    "dns": _dns,
     "package": lambda: [
         b"Package: a\nVersion: 1:2-3\nDescription: x\n more\n .\n\nPackage: b\nLicense: MIT\n",
         b"(MIT OR Apache-2.0) AND GPL-2.0-or-later WITH Classpath-exception-2.0",

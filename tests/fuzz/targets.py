@@ -31,6 +31,9 @@ from onggi.image.tar_pax import parse_pax
 from onggi.image.tar_reader import MAX_PATH_BYTES, TarReader
 from onggi.image.transports.archives import TarMembers
 from onggi.image.transports.names import parse_transport
+from onggi.network.dns import messages
+from onggi.network.dns.answers import own_answer
+from onggi.network.dns.zones import Zones
 from onggi.specs.distribution import parse_catalog, parse_errors, parse_tags, parse_token
 from onggi.specs.image import (
     DOCKER_MANIFEST,
@@ -47,6 +50,10 @@ Target = Callable[[bytes], None]
 LIMITS = Limits(entries=2000, size_bytes=8 << 20, ratio=100, free_bytes=1 << 20)
 _ANNOUNCED = (None, OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, "text/html")
 _TRUST = Trust(ImageSettings(insecure_registries=("plain.test:5000", "10.0.0.0/8")))
+_DNS_QUESTION = b"\0\7\1\0\0\1\0\0\0\0\0\0\2db\4test\0\0\1\0\1"
+_ZONES = Zones()
+_ZONES.set_network("n", ("10.89.0.0/24",))
+_ZONES.set_endpoint("n", "c", ("db", "db.net"), ("10.89.0.2", "fd00::2"))
 _BASES = ("https://registry.test/v2/a/tags/list?n=1", "http://127.0.0.1:5000/v2/")
 
 
@@ -218,11 +225,28 @@ def package(data: bytes) -> None:
     licence_of(text)
 
 
+def dns(data: bytes) -> None:
+    """A container's question, and the same bytes as another server's answer."""
+    try:
+        query = messages.read_query(data)
+    except messages.Rejected as rejected:
+        assert not rejected.answer or rejected.answer[:2] == data[:2]
+    else:
+        assert len(query.name) <= 255 and 512 <= query.size_bytes <= 1232
+        answer = own_answer(_ZONES, ("n",), query, query.size_bytes, leave=False)
+        assert answer is not None and len(answer) <= query.size_bytes
+        assert messages.read_query(messages.passed_on(query, data[:2])).question == query.question
+    asked = messages.read_query(data[:2] + _DNS_QUESTION[2:] if len(data) > 1 else _DNS_QUESTION)
+    if messages.answers(asked, data[:2], data):
+        messages.failure(data)
+        assert len(messages.handed_back(asked, data, 512)) <= 512
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         tar, pax, erofs, archive, stream, manifest, index, config, reference, name, settings,
-        challenge, link, answer, package,
+        challenge, link, answer, package, dns,
     )
 }  # fmt: skip
 #: Those that read tars, whose checksums chance never gets right.

@@ -9,15 +9,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from network_rig import Namespace
 from ports_rig import HOST4, HOST6, LAN4, LAN6, Container, Town, answered, ask, bridge, silent
 
+#: br_netfilter shows the rules what a bridge forwards between its ports, or does not.
+both_ways = pytest.mark.parametrize(
+    "town", [0, 1], indirect=True, ids=["bridged apart", "bridged through the rules"]
+)
 
-@pytest.fixture(params=[0, 1], ids=["bridged apart", "bridged through the rules"])
+
+@pytest.fixture
 def town(request: pytest.FixtureRequest) -> Iterator[Town]:
-    with Town(bridge_calls=request.param) as made:
+    with Town(bridge_calls=getattr(request, "param", 1)) as made:
         yield made
 
 
+@both_ways
 @pytest.mark.parametrize("udp", [False, True], ids=["tcp", "udp"])
 def test_published_port_is_reached_from_everywhere(town: Town, udp: bool) -> None:
     town.install([bridge(1)])
@@ -96,6 +103,7 @@ def test_loopback_port_is_for_this_host_only(town: Town, udp: bool) -> None:
     assert silent(web.ns, HOST4, 8080, udp=udp)
 
 
+@both_ways
 @pytest.mark.parametrize("udp", [False, True], ids=["tcp", "udp"])
 def test_forged_destination_reaches_no_container(town: Town, udp: bool) -> None:
     town.install([bridge(1)])
@@ -172,6 +180,7 @@ def test_strict_reverse_path_filter_of_the_host(town: Town, udp: bool) -> None:
     assert ask(web.ns, HOST4, 8080, udp=udp) == "web 10.90.1.1"
 
 
+@both_ways
 def test_networks_are_apart_and_reach_each_other_by_published_ports(town: Town) -> None:
     town.install([bridge(1), bridge(2), bridge(3, internal=True)])
     one, two, inner = (
@@ -179,7 +188,7 @@ def test_networks_are_apart_and_reach_each_other_by_published_ports(town: Town) 
         for name, number in (("one", 1), ("two", 2), ("inner", 3))
     )
     inner_peer = town.container("peer", bridge(3, internal=True))
-    town.publish(one.both(8080))
+    town.publish([*one.both(8080), *inner.both(8083)])
     for udp in (False, True):
         assert ask(two.ns, HOST4, 8080, udp=udp) == "one 10.90.1.1"
         assert ask(two.ns, HOST6, 8080, udp=udp) == "one fd90:1::1"
@@ -188,11 +197,14 @@ def test_networks_are_apart_and_reach_each_other_by_published_ports(town: Town) 
         assert ask(inner_peer.ns, inner.ipv6, 80, udp=udp) == f"inner {inner_peer.ipv6}"
         apart = [(two, one.ipv4, 80), (two, one.ipv6, 80)]
         apart += [(one, inner.ipv4, 80), (one, inner.ipv6, 80), (inner, one.ipv4, 80)]
+        # Nor by what should not have been published.
+        apart += [(two, HOST4, 8083), (two, HOST6, 8083), (inner_peer, HOST4, 8083)]
         apart += [(inner, address, 8080) for address in (HOST4, HOST6, "10.90.3.1")]
         assert not answered([(c.ns, address, port) for c, address, port in apart], udp=udp)
         assert ask(one.ns, one.ipv4, 80, udp=udp) == f"one {one.ipv4}"
 
 
+@both_ways
 def test_way_out_shows_the_address_of_the_host(town: Town) -> None:
     town.install([bridge(1), bridge(3, internal=True)])
     web, inner = town.container("web", bridge(1)), town.container("in", bridge(3, internal=True))
@@ -204,6 +216,7 @@ def test_way_out_shows_the_address_of_the_host(town: Town) -> None:
         assert silent(inner.ns, LAN6, 7, udp=udp)
 
 
+@both_ways
 def test_neighbours_see_each_other_untranslated(town: Town) -> None:
     town.install([bridge(1)])
     one, two = town.container("one", bridge(1)), town.container("two", bridge(1))
@@ -212,6 +225,7 @@ def test_neighbours_see_each_other_untranslated(town: Town) -> None:
         assert ask(two.ns, one.ipv6, 80, udp=udp) == f"one {two.ipv6}"
 
 
+@both_ways
 def test_containers_cannot_forge_a_source(town: Town) -> None:
     town.install([bridge(1)])
     web = town.container("web", bridge(1))
@@ -244,3 +258,75 @@ def forge(container: Container, source: str, to: str, port: int) -> None:
     with web.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind(("eth0", 0))
         sock.send(bytes.fromhex(gateway + own) + b"\x08\x00" + head + udp)
+
+
+def test_turnstile_cannot_be_reached_past_the_input_rules(town: Town) -> None:
+    """Whoever routes packets into it would have them translated unjudged."""
+    town.install([bridge(1)])
+    web = town.container("web", bridge(1))
+    town.publish(web.both(8080))
+    chain = "chain input { type filter hook input priority 0; policy accept; th dport 8080 drop\n}"
+    town.host.command("nft", "-f", "-", stdin=f"table inet judge {{\n{chain}\n}}\n")
+    town.lan.command("ip", "route", "add", "192.0.0.0/24", "via", HOST4)
+    for udp in (False, True):
+        questions = [(ns, f"192.0.0.{n}", 8080) for ns in (town.lan, web.ns) for n in range(8, 14)]
+        assert not answered(questions, udp=udp)
+        # Asking so can have an answer.
+        town.host.command("nft", "flush", "chain", "inet", "judge", "input")
+        assert answered([(town.lan, HOST4, 8080)], udp=udp) == [(HOST4, 8080)]
+        town.host.command("nft", "add", "rule", "inet", "judge", "input", "th", "dport", "8080",
+                          "drop")  # fmt: skip
+
+
+def test_host_talks_with_itself_untranslated(town: Town) -> None:
+    town.install([bridge(1)])
+    town.serve(town.host, "host", 7)
+    for udp in (False, True):
+        for address in ("10.90.1.1", "fd90:1::1", HOST4, "127.0.0.1"):
+            assert ask(town.host, address, 7, udp=udp) == f"host {address}"
+
+
+@both_ways
+def test_link_local_addresses_stay_within_a_network(town: Town) -> None:
+    town.install([bridge(1)])
+    one, two = town.container("one", bridge(1)), town.container("two", bridge(1))
+    for container, number in ((one, 1), (two, 2)):
+        container.ns.command("ip", "address", "add", f"169.254.7.{number}/16", "dev", "eth0")
+    town.serve(town.lan, "lan", 7)
+    town.lan.command("ip", "route", "add", "169.254.0.0/16", "via", HOST4)
+    town.host.command("ip", "route", "add", "169.254.0.0/16", "dev", "ogt1")
+    for udp in (False, True):
+        assert ask(one.ns, "169.254.7.2", 80, udp=udp) == "two 169.254.7.1"
+        with pytest.raises(OSError):
+            ask(one.ns, LAN4, 7, udp=udp, bind=("169.254.7.1", 0), timeout_s=0.15)
+        assert ask(one.ns, LAN4, 7, udp=udp) == f"lan {HOST4}"
+
+
+def test_forged_echo_does_not_leave(town: Town) -> None:
+    town.install([bridge(1)])
+    web = town.container("web", bridge(1))
+    web.ns.command("ip", "address", "add", "fd99::1/128", "dev", "eth0", "nodad")
+    town.host.command("ip", "route", "add", "fd99::/64", "dev", "eth0")
+    with pings(town.lan) as heard:
+        for source, seen in ((web.ipv6, HOST6), ("fd99::1", "")):
+            with pings(web.ns) as sent:
+                sent.bind((source, 0))
+                sent.sendto(b"\x80\0\0\0\0\1\0\1onggi", (LAN6, 0))
+            assert echo_seen(heard) == seen
+
+
+def pings(ns: Namespace) -> socket.socket:
+    sock = ns.call(lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6))
+    sock.settimeout(0.2)
+    return sock
+
+
+def echo_seen(sock: socket.socket) -> str:
+    """Who has sent the next echo request; empty when nobody has."""
+    try:
+        while True:
+            data, peer = sock.recvfrom(100)
+            if data.endswith(b"onggi") and data[0] == 128:
+                return str(peer[0])
+    except TimeoutError:
+        return ""

@@ -55,7 +55,7 @@ def test_comments_fit_into_the_kernel() -> None:
 
 @pytest.mark.parametrize("family", ["ip", "ip6"])
 def test_established_packets_meet_few_rules(family: str) -> None:
-    assert chain("forward", family)[1] == "ct state established,related accept"
+    assert chain("forward", family)[2] == "ct state established,related accept"
     assert chain("late", family)[1] == "ct state != { new, untracked } accept"
     assert chain("local_raw", family)[1] == 'oif != "lo" accept'
     assert chain("sources", family)[1:3] == [
@@ -200,10 +200,10 @@ def test_flows_of_a_publication() -> None:
     tcp = Publication("tcp", "", 8080, 80, ipv4="10.90.1.5", ipv6="fd90::5")
     udp = Publication("udp", "127.0.0.1", 53, 54, ipv4="10.90.1.5", ipv6="fd90::5")
     assert flows_through([tcp, udp]) == [
-        Flows(2, 6, "", 8080, "10.90.1.5", 80),
-        Flows(10, 6, "", 8080, "fd90::5", 80),
-        Flows(2, 17, "127.0.0.1", 53, "10.90.1.5", 54),
+        Flows(2, 6, "", 8080, "10.90.1.5", 80, True),
+        Flows(10, 6, "", 8080, "fd90::5", 80, True),
+        Flows(2, 17, "127.0.0.1", 53, "10.90.1.5", 54, True),
     ]
-    assert flows_before([tcp, udp]) == [Flows(2, 17, "127.0.0.1", 53)]
+    assert flows_before([tcp, udp]) == [Flows(2, 17, "127.0.0.1", 53, translated=False)]
     every = Publication("udp", "::", 53, 54, ipv4="10.90.1.5", ipv6="fd90::5")
-    assert flows_before([every]) == [Flows(10, 17, "", 53)]
+    assert flows_before([every]) == [Flows(10, 17, "", 53, translated=False)]

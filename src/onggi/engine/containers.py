@@ -189,6 +189,7 @@ class Containers:
     ) -> tuple[Task, tuple[str, ...], socket.socket | None]:
         """Start a container that does not run and whose lock is held."""
         await self._runs.tidy(record)
+        record = self._core.records.find_container(record.id)  # it may be removed meanwhile
         record = self._runs.begin(record, image)
         self._core.records.update_container(record)
         return await self._runs.start(

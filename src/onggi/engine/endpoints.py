@@ -332,15 +332,18 @@ class Endpoints:
 
         udp, tcp = (socket.socket(fileno=fd) for fd in sockets)
         container_id = record.id
-        internal = self.way_out(record) is None
         self._fabric.names.serve(
             container_id,
             udp,
             tcp,
             networks=lambda: self._networks_of(container_id),
             upstream=record.spec.dns or None,
-            forward=not internal,
+            forward=lambda: self._leads_out(container_id),
         )
+
+    def _leads_out(self, container_id: str) -> bool:
+        record = self._records.containers.get(container_id)
+        return record is not None and self.way_out(record) is not None
 
     def _networks_of(self, container_id: str) -> tuple[str, ...]:
         record = self._records.containers.get(container_id)

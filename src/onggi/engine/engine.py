@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from onggi.engine.changing import Changing
+from onggi.engine.checking import Checking
 from onggi.engine.containers import Containers
 from onggi.engine.core import Core
 from onggi.engine.ending import Ending
@@ -192,6 +193,7 @@ def _handlers(
         "volumes.list": volumes.list_volumes,
         "volumes.inspect": volumes.inspect,
         "volumes.remove": volumes.remove,
+        "volumes.prune": volumes.prune,
         "networks.create": networks.create,
         "networks.list": networks.list_networks,
         "networks.inspect": networks.inspect,
@@ -201,6 +203,7 @@ def _handlers(
         "networks.prune": networks.prune,
         "containers.ports": core.publishing.ports,
         "events": core.events.listen,
+        "system.check": Checking(core).check,
         "system.info": system.info,
         "engine.status": system.status,
         "engine.stop": system.stop,

@@ -46,6 +46,7 @@ class Fabric:
         self._forwarding = f"{layout.run}/forwarding"
         self._marker = f"{layout.run}/fabric"
         self._bridges: dict[str, Bridge] = {}
+        self._indexes: dict[str, int] = {}
         self._published: dict[Publication, None] = {}
         self._firewall: Firewall | None = None
         self._without_nat = ""
@@ -122,9 +123,13 @@ class Fabric:
         if self._bridges.get(network.id) != bridge:
             self._forward(bridge)
             firewall = self._ready()
+            self._bridges[network.id] = bridge
+            self.zones.set_network(network.id, tuple(s.subnet for s in network.subnets))
             if firewall is not None:
                 firewall.add_bridge(bridge)
-            self._bridges[network.id] = bridge
+        elif self._firewall is not None and index != self._indexes.get(network.id):
+            self._firewall.add_bridge(bridge)  # somebody removed the link: this is another one
+        self._indexes[network.id] = index
         return index
 
     def remove(self, network: NetworkRecord) -> None:
@@ -260,6 +265,11 @@ class Fabric:
 
         ours = (f"og{self._tag}", f"ov{self._tag}")
         return [n for p in ours for n in links_named(self.netlink, p) if n not in known]
+
+    def put_back(self) -> None:
+        """Install the rules anew, as they should be. Raises: EngineError."""
+        if self._firewall is not None:
+            self._install(self._firewall)
 
     def differences(self) -> tuple[str, ...]:
         """What the kernel's rules have too much or too little."""

@@ -284,7 +284,11 @@ class Records:
 
     def _catch_up(self) -> None:
         while self._late:
-            self._execute(*self._late[0])
+            try:
+                self._execute(*self._late[0])
+            except DataLoss:
+                del self._late[0]  # one that never can be must not keep the others back
+                raise
             del self._late[0]
 
     def _execute(self, statement: str, values: tuple[object, ...]) -> None:

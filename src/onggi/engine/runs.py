@@ -144,7 +144,8 @@ class Runs:
             record,
             state="running",
             pid=task.pid,
-            started_ns=time.time_ns(),
+            # The monitor's: by ours a short one would have ended before it started.
+            started_ns=task.started_ns,
             finished_ns=0,
             config=config,
             stopped_by_user=False,

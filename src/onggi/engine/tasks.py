@@ -24,6 +24,8 @@ class Task:
         self.exited: asyncio.Future[Exited | None] = loop.create_future()
         self.warnings: list[Warned] = []
         self.pid = 0
+        #: Wall clock of the start, by the monitor.
+        self.started_ns = 0
         self.pidfd = -1
         self._sockets: tuple[int, ...] = ()
         self._loop = loop
@@ -60,6 +62,7 @@ class Task:
             _close_all(event.sockets)
             return
         self.pid, self.pidfd, self._sockets = event.pid, pidfd, event.sockets
+        self.started_ns = event.realtime_ns
         self.started.set_result(event)
 
     @property

@@ -6,6 +6,7 @@ those that the container sees (idmapped mounts).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from onggi.engine.api.answers import VolumeSummary
+from onggi.engine.api.changes import SweepAnswer, SweepRequest
 from onggi.engine.api.requests import (
     ListRequest,
     Nothing,
@@ -28,6 +30,7 @@ from onggi.engine.names import check_name, new_id
 from onggi.engine.records import VolumeRecord
 from onggi.engine.volume_content import is_empty
 from onggi.errors import Conflict, EngineError, InvalidArgument, NotFound, from_os_error
+from onggi.image.trees import measure
 from onggi.specs.image import ContainerConfig
 
 
@@ -172,6 +175,27 @@ class Volumes:
         self._core.events.publish("volume", "destroy", row.name)
         return Nothing()
 
+    async def prune(self, request: SweepRequest, _fds: list[int]) -> SweepAnswer:
+        """Remove the anonymous volumes that no container uses; `every`: those with names, too."""
+        core = self._core
+        filters = Filters(request.filters, ("label", "label!", "all"))
+        every = request.every or filters.get("all") in (["1"], ["true"])
+        used, removed, freed_bytes = core.volumes_in_use(), [], 0
+        for record in list(core.records.volumes.values()):
+            meant = (every or record.anonymous) and filters.accepts_label(record.labels)
+            if record.name in used or not meant:
+                continue
+            path = f"{core.places.volumes}/{record.name}"
+            size_bytes = await asyncio.to_thread(_size_bytes, path)
+            if record.name in core.volumes_in_use():
+                continue
+            core.records.delete_volume(record.name)
+            await asyncio.to_thread(shutil.rmtree, path, True)
+            core.events.publish("volume", "destroy", record.name)
+            removed.append(record.name)
+            freed_bytes += size_bytes
+        return SweepAnswer(removed=tuple(removed), freed_bytes=freed_bytes)
+
     def _find(self, name: str) -> VolumeRecord:
         record = self._core.records.volumes.get(name)
         if record is None:
@@ -192,6 +216,14 @@ class Volumes:
             anonymous=record.anonymous,
             containers=users,
         )
+
+
+def _size_bytes(path: str) -> int:
+    """What a directory takes on disk; what vanishes meanwhile does not count."""
+    try:
+        return measure(path).size_bytes
+    except EngineError:
+        return 0
 
 
 def _plain(target: str) -> str:

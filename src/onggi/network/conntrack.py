@@ -8,6 +8,7 @@ Source: linux/netfilter/nfnetlink_conntrack.h.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 
@@ -20,6 +21,7 @@ from onggi.network.netlink_messages import (
     attribute,
     attributes,
     be16,
+    be32,
     message,
     nested,
     u8,
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     from onggi.network.values import Publication
 
 _NFNL_SUBSYS_CTNETLINK, _GET, _DELETE = 1, 1, 2
-_TUPLE_ORIG, _TUPLE_REPLY, _ZONE, _FILTER = 1, 2, 18, 25
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _ZONE, _FILTER, _STATUS_MASK = 1, 2, 3, 18, 25, 26
+_IPS_SRC_NAT, _IPS_DST_NAT = 0x10, 0x20
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _V4_SRC, _V4_DST, _V6_SRC, _V6_DST = 1, 2, 3, 4
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
@@ -46,13 +49,16 @@ _FILTERS = {
     _TUPLE_REPLY: (_FILTER_REPLY_FLAGS, _F_IP_SRC, _F_SRC_PORT),
 }
 _IPPROTO = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+#: Kernels that are known to heed the status in a filter. Others would ignore it.
+_STATUS_FILTERS = (6, 0)
 #: Errnos of kernels before 5.8, which do not know filters.
 _WITHOUT_FILTERS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT)
 
 
 class Flows(Struct, frozen=True):
     """Flows to be forgotten: those whose first packet went `to` an address and port, and whose
-    answers come `from` an address and port. Empty and 0: any."""
+    answers come `from` an address and port. Empty and 0: any. `translated`: those with another
+    destination than they were sent to, or those that nobody translated at all; None: any."""
 
     family: int
     protocol: int = 0
@@ -60,12 +66,15 @@ class Flows(Struct, frozen=True):
     to_port: int = 0
     from_address: str = ""
     from_port: int = 0
+    translated: bool | None = None
 
 
 def flows_through(publications: Iterable[Publication]) -> list[Flows]:
     """What goes through publications."""
     return [
-        msgspec.structs.replace(flows, from_address=target, from_port=one.container_port)
+        msgspec.structs.replace(
+            flows, from_address=target, from_port=one.container_port, translated=True
+        )
         for one in publications
         for flows, target in _arriving(one)
     ]
@@ -76,7 +85,12 @@ def flows_before(publications: Iterable[Publication]) -> list[Flows]:
 
     Only UDP: each of its datagrams prolongs a flow, while a new TCP connection has a new port.
     """
-    return [flows for one in publications if one.protocol == "udp" for flows, _ in _arriving(one)]
+    return [
+        msgspec.structs.replace(flows, translated=False)
+        for one in publications
+        if one.protocol == "udp"
+        for flows, _ in _arriving(one)
+    ]
 
 
 def _arriving(one: Publication) -> Iterator[tuple[Flows, str]]:
@@ -97,17 +111,37 @@ def forget(nl: Netlink, flows: Iterable[Flows]) -> None:
         SyscallError: the kernel refused, or has no interface to its connection tracking.
     """
     for one in flows:
-        # Up to Linux 6.18 at least, the kernel's comparison of IPv6 addresses in a filter is the
-        # wrong way round: it would delete what has another address.
-        if one.family == socket.AF_INET6 and (one.to_address or one.from_address):
+        filter = _filterable(one)
+        if filter is None:
             _forget_each(nl, one)
             continue
         try:
-            nl.request([_delete_all(one)])
+            nl.request([message(_kind(_DELETE), 0, _head(filter) + _filter(filter))])
         except SyscallError as error:
             if error.errno not in _WITHOUT_FILTERS:
                 raise
             _forget_each(nl, one)
+
+
+def _filterable(flows: Flows) -> Flows | None:
+    """What the kernel's filter selects rightly, in one walk over its table (0.1 ms, where a dump
+    takes 10). None: nothing does.
+
+    Up to Linux 6.18 at least, its comparison of IPv6 addresses is the wrong way round: it selects
+    what has another address. The ports of a published port of every address are enough, as only
+    flows through it are translated so.
+    """
+    if flows.translated is not None and _release() < _STATUS_FILTERS:
+        return None
+    if flows.family == socket.AF_INET or not (flows.to_address or flows.from_address):
+        return flows
+    if flows.translated and flows.to_port and flows.from_port and not flows.to_address:
+        return msgspec.structs.replace(flows, from_address="")
+    return None
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
 
 
 def forget_address(nl: Netlink, address: str) -> None:
@@ -118,11 +152,6 @@ def forget_address(nl: Netlink, address: str) -> None:
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     forget(nl, [Flows(family, from_address=address)])
-
-
-def _delete_all(flows: Flows) -> bytes:
-    """One walk of the kernel over its table deletes what the filter selects."""
-    return message(_kind(_DELETE), 0, _head(flows) + _filter(flows))
 
 
 def _head(flows: Flows) -> bytes:
@@ -145,6 +174,10 @@ def _filter(flows: Flows) -> bytes:
         if parts:
             body += nested(which, parts)
         flags += u32(filter, bits)
+    if flows.translated is not None:
+        mask = _IPS_DST_NAT if flows.translated else _IPS_DST_NAT | _IPS_SRC_NAT
+        value = _IPS_DST_NAT if flows.translated else 0
+        body += be32(_STATUS, value) + be32(_STATUS_MASK, mask)
     return body + nested(_FILTER, flags)
 
 
@@ -161,7 +194,7 @@ def _sides(flows: Flows) -> tuple[tuple[int, tuple[int, int], str, int], ...]:
 def _forget_each(nl: Netlink, flows: Flows) -> None:
     """The same, one by one: the kernel is asked for those with the ports, which it may understand,
     and what it answers is looked at."""
-    asked = msgspec.structs.replace(flows, to_address="", from_address="")
+    asked = msgspec.structs.replace(flows, to_address="", from_address="", translated=None)
     for _, body in nl.dump(message(_kind(_GET), 0, _head(flows) + _filter(asked))):
         found = attributes(body[4:])
         if not _fits(flows, found):
@@ -176,6 +209,11 @@ def _forget_each(nl: Netlink, flows: Flows) -> None:
 
 
 def _fits(flows: Flows, found: dict[int, bytes]) -> bool:
+    status = int.from_bytes(found.get(_STATUS, b""))
+    if flows.translated and not status & _IPS_DST_NAT:
+        return False
+    if flows.translated is False and status & (_IPS_DST_NAT | _IPS_SRC_NAT):
+        return False
     for which, (kind, port_kind), address, port in _sides(flows):
         parts = attributes(found.get(which, b""))
         there = attributes(parts.get(_TUPLE_IP, b"")).get(kind)

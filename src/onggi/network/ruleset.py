@@ -60,7 +60,6 @@ _IPV4 = _Family(
     arriving=(
         # Bridges have route_localnet, or 127.0.0.1 could not be a container's client.
         'iifname @bridges ip daddr 127.0.0.0/8 drop comment "the loopback is the host\'s own"',
-        'iifname @bridges ip saddr 127.0.0.0/8 drop comment "the loopback is the host\'s own"',
         # dup forbids it, and a datagram longer than the bridge's MTU could not go on.
         'iifname "$OUT$" meta l4proto udp ip frag-off set 0 comment "copies may be fragmented"',
     ),

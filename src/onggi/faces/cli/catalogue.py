@@ -107,6 +107,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "engine start": ("system", "start", "start the resident engine, as a boot does"),
         "engine stop": ("system", "stop", "end the resident engine; containers run on"),
         "system prune": ("prune", "system", "remove everything that nobody uses"),
+        "system check": ("check", "check", "compare the records with the kernel, and repair"),
         "system df": ("store", "df", "what images, containers and volumes take on disk"),
         "system events": ("events", "events", "what happens, as it happens"),
         "system info": ("system", "info", "what the host and the engine can do"),

@@ -1,1 +1,1 @@
-"""The name server that containers see at 127.0.0.11."""
+"""The name server that containers see, and the servers that it asks in turn."""

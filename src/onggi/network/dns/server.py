@@ -1,9 +1,8 @@
 """The name server: answers on sockets that lie in the containers' network namespaces.
 
 Runs on the engine's event loop, a few questions a turn, so that nobody waits for a container that
-asks much. What is not about containers is forwarded (`forward`), except for networks that lead
-nowhere: there it does not exist, which programs understand at once, other than a failure.
-Source: RFC 1035, RFC 6761 (localhost), RFC 7766 (TCP).
+asks much. What to say is decided in `answers`; whom else to ask, in `forward`.
+Source: RFC 1035, RFC 7766.
 """
 
 from __future__ import annotations
@@ -11,40 +10,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import Callable, Sequence
 
 from onggi.network.dns import messages
-from onggi.network.dns.forward import Forwarder, fits
-from onggi.network.dns.messages import AAAA, ANY, PTR, A, MalformedError, Query
+from onggi.network.dns.answers import own_answer
+from onggi.network.dns.forward import Forwarder
+from onggi.network.dns.listener import Listener
+from onggi.network.dns.messages import TCP_BYTES, Query, Rejected
 from onggi.network.dns.zones import Zones
 
 #: Questions of one container before others have their turn.
-_AT_ONCE = 32
-_MOST_UNDER_WAY = 128
-_MOST_CONNECTIONS = 16
-_IDLE_S = 10.0
+_AT_ONCE = 16
 _RECEIVE_BYTES = 4096
 
 
 class _Client:
-    """One container: its sockets, and what it may ask."""
+    """One container: its socket, and what it may ask."""
+
+    __slots__ = ("container_id", "leaves", "listener", "networks", "udp", "upstream")
 
     def __init__(
         self,
+        container_id: str,
         udp: socket.socket,
-        tcp: socket.socket,
         networks: Callable[[], Sequence[str]],
         upstream: tuple[str, ...] | None,
-        forward: bool,
+        leaves: Callable[[], bool],
     ) -> None:
+        self.container_id = container_id
         self.udp = udp
-        self.tcp = tcp
         self.networks = networks
         self.upstream = upstream
-        self.forward = forward
-        self.under_way = 0
-        self.connections: set[asyncio.Task[None]] = set()
+        self.leaves = leaves
+        self.listener: Listener | None = None
 
 
 class NameServer:
@@ -54,7 +52,7 @@ class NameServer:
         self,
         loop: asyncio.AbstractEventLoop,
         zones: Zones,
-        upstreams: Callable[[], tuple[str, ...]],
+        upstreams: Callable[[], Sequence[str]],
         forwarder: Forwarder | None = None,
     ) -> None:
         self._loop = loop
@@ -62,6 +60,7 @@ class NameServer:
         self._upstreams = upstreams
         self._forwarder = forwarder or Forwarder(loop)
         self._clients: dict[str, _Client] = {}
+        self._connections: set[asyncio.Task[None]] = set()
 
     def serve(
         self,
@@ -71,166 +70,99 @@ class NameServer:
         *,
         networks: Callable[[], Sequence[str]],
         upstream: tuple[str, ...] | None = None,
-        forward: bool = True,
+        forward: bool | Callable[[], bool] = True,
     ) -> None:
         """Answer on these bound sockets, which are owned from here on, until `forget`.
 
-        `networks`: those that the container is in, asked at each question; `upstream`: servers in
-        place of the host's; `forward`: whether questions about others leave at all.
+        `networks`: those that the container is in, asked at each question, the first counts most;
+        `upstream`: servers in place of the host's; `forward`: whether questions about others leave
+        at all, asked at each question where that may change.
         """
         self.forget(container_id)
-        client = _Client(udp, tcp, networks, upstream, forward)
+        leaves = forward if callable(forward) else lambda: forward
+        client = _Client(container_id, udp, networks, upstream, leaves)
         self._clients[container_id] = client
-        for sock in (udp, tcp):
-            sock.setblocking(False)
+        udp.setblocking(False)
         self._loop.add_reader(udp.fileno(), self._readable, client)
-        self._loop.add_reader(tcp.fileno(), self._accept, client)
+
+        async def answer(message: bytes) -> bytes:
+            return await self._answer_over_tcp(client, message)
+
+        client.listener = Listener(self._loop, tcp, answer, self._connections)
 
     def forget(self, container_id: str) -> None:
         """Close a container's sockets; one that is not served is no error."""
         client = self._clients.pop(container_id, None)
         if client is None:
             return
-        for sock in (client.udp, client.tcp):
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
-        for task in list(client.connections):
-            task.cancel()
+        self._forwarder.forget(container_id)
+        self._loop.remove_reader(client.udp.fileno())
+        client.udp.close()
+        if client.listener is not None:
+            client.listener.close()
 
     def close(self) -> None:
         """Forget all."""
-        for container_id in list(self._clients):
+        for container_id in tuple(self._clients):
             self.forget(container_id)
         self._forwarder.close()
 
     # -- UDP ---------------------------------------------------------------------------------
 
     def _readable(self, client: _Client) -> None:
+        udp = client.udp
         for _ in range(_AT_ONCE):
             try:
-                packet, sender = client.udp.recvfrom(_RECEIVE_BYTES)
-            except (BlockingIOError, InterruptedError):
+                packet, sender = udp.recvfrom(_RECEIVE_BYTES)
+            except OSError:  # nothing more, or a network that goes down
                 return
-            except OSError:
-                continue  # an ICMP error about an answer of ours
-            self._answer_by_udp(client, packet, sender)
+            try:
+                query = messages.read_query(packet)
+            except Rejected as rejected:
+                if rejected.answer:
+                    _send(udp, rejected.answer, sender)
+                continue
+            answer = self._own(client, query, query.size_bytes)
+            if answer is None:
+                self._forward(client, query, sender)
+            else:
+                _send(udp, answer, sender)
 
-    def _answer_by_udp(self, client: _Client, packet: bytes, sender: tuple[str, int]) -> None:
-        try:
-            query = messages.read_query(packet)
-        except MalformedError as error:
-            if error.answer is not None:
-                _send(client.udp, error.answer, sender)
-            return
-        answer = self._known(client, query)
-        if answer is not None:
-            _send(client.udp, answer if fits(query, answer) else messages.truncated(query), sender)
-            return
+    def _own(self, client: _Client, query: Query, limit_bytes: int) -> bytes | None:
+        networks = client.networks()
+        return own_answer(self._zones, networks, query, limit_bytes, leave=client.leaves())
 
-        def done(found: bytes | None) -> None:
-            client.under_way -= 1
-            if client.udp.fileno() >= 0:
-                _send(client.udp, found or messages.reply(query, messages.SERVFAIL), sender)
+    def _forward(self, client: _Client, query: Query, sender: tuple[str, int]) -> None:
+        def done(answer: bytes) -> None:
+            _send(client.udp, answer, sender)
 
-        if not self._forward(client, query, packet, done, self._forwarder.ask):
-            _send(client.udp, messages.reply(query, messages.SERVFAIL), sender)
-
-    def _forward(
-        self,
-        client: _Client,
-        query: Query,
-        packet: bytes,
-        done: Callable[[bytes | None], None],
-        ask: Callable[..., bool],
-    ) -> bool:
-        servers = client.upstream or self._upstreams()
-        if client.under_way >= _MOST_UNDER_WAY or not ask(query, packet, servers, done):
-            return False
-        client.under_way += 1
-        return True
-
-    # -- answers -----------------------------------------------------------------------------
-
-    def _known(self, client: _Client, query: Query) -> bytes | None:
-        """The answer, where it is ours to give; None: others must be asked."""
-        name = query.name
-        if name == "localhost" or name.endswith(".localhost"):
-            return _addresses(query, ("127.0.0.1", "::1"))
-        found = self._zones.addresses(client.networks(), name)
-        if found is not None:
-            return _addresses(query, found)
-        if query.kind == PTR:
-            address = messages.read_reverse(name)
-            names = self._zones.names(client.networks(), address) if address else ()
-            if names:
-                return messages.reply(query, records=messages.pointers(names), count=len(names))
-        if not client.forward:
-            return messages.reply(query, messages.NXDOMAIN)
-        return None
+        self._forwarder.ask(
+            client.container_id, query, client.upstream or self._upstreams(), False, done
+        )
 
     # -- TCP ---------------------------------------------------------------------------------
 
-    def _accept(self, client: _Client) -> None:
+    async def _answer_over_tcp(self, client: _Client, message: bytes) -> bytes:
         try:
-            sock, _ = client.tcp.accept()
-        except OSError:
-            return
-        if len(client.connections) >= _MOST_CONNECTIONS:
-            sock.close()
-            return
-        sock.setblocking(False)
-        task = self._loop.create_task(self._converse(client, sock))
-        client.connections.add(task)
-        task.add_done_callback(client.connections.discard)
-
-    async def _converse(self, client: _Client, sock: socket.socket) -> None:
-        with sock, contextlib.suppress(OSError, TimeoutError, EOFError):
-            while True:
-                async with asyncio.timeout(_IDLE_S):
-                    (length,) = struct.unpack("!H", await self._read(sock, 2))
-                    packet = await self._read(sock, length)
-                    answer = await self._answer_by_tcp(client, packet)
-                    if answer is None:
-                        return
-                    await self._loop.sock_sendall(sock, struct.pack("!H", len(answer)) + answer)
-
-    async def _read(self, sock: socket.socket, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            piece = await self._loop.sock_recv(sock, count - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return data
-
-    async def _answer_by_tcp(self, client: _Client, packet: bytes) -> bytes | None:
-        try:
-            query = messages.read_query(packet)
-        except MalformedError as error:
-            return error.answer
-        answer = self._known(client, query)
+            query = messages.read_query(message)
+        except Rejected as rejected:
+            return rejected.answer
+        answer = self._own(client, query, TCP_BYTES)
         if answer is not None:
             return answer
-        future: asyncio.Future[bytes | None] = self._loop.create_future()
+        future: asyncio.Future[bytes] = self._loop.create_future()
 
-        def done(found: bytes | None) -> None:
-            client.under_way -= 1
-            if not future.done():
-                future.set_result(found)
+        def done(answer: bytes) -> None:
+            if not future.done():  # the connection may have ended meanwhile
+                future.set_result(answer)
 
-        if self._forward(client, query, packet, done, self._forwarder.ask_by_tcp):
-            answer = await future
-        return answer or messages.reply(query, messages.SERVFAIL)
-
-
-def _addresses(query: Query, found: tuple[str, ...]) -> bytes:
-    """An answer with the addresses of the family that was asked for; other types have no data."""
-    if query.kind != ANY:
-        wanted = {A: False, AAAA: True}.get(query.kind)
-        found = tuple(address for address in found if (":" in address) is wanted)
-    return messages.reply(query, records=messages.addresses(found), count=len(found))
+        self._forwarder.ask(
+            client.container_id, query, client.upstream or self._upstreams(), True, done
+        )
+        return await future
 
 
-def _send(sock: socket.socket, answer: bytes, sender: tuple[str, int]) -> None:
-    with contextlib.suppress(OSError):  # the one who asked does not read, or is gone
-        sock.sendto(answer, sender)
+def _send(udp: socket.socket, answer: bytes, sender: tuple[str, int]) -> None:
+    # Datagrams may be lost: the one who asked does not read, or is gone.
+    with contextlib.suppress(OSError):
+        udp.sendto(answer, sender)
