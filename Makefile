@@ -41,7 +41,7 @@ bench-peers:
 
 build: $(VENV)/.installed
 
-SOURCES = $(wildcard keel/*.[ch] keel/*.def keel/Makefile keel/libc/*.[ch] front/*.[ch] front/Makefile)
+SOURCES = $(wildcard keel/*.[ch] keel/*.def keel/Makefile keel/libc/*.[ch] guard/* front/*.[ch] front/Makefile)
 
 $(VENV)/.installed: pyproject.toml setup.py src/onggi/__init__.py $(SOURCES)
 	@scripts/packages build

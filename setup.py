@@ -1,4 +1,4 @@
-"""Builds the C programs beside the Python: keel, and the front that is installed as `onggi`."""
+"""Builds the C programs beside the Python: keel, guard, and the front installed as `onggi`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent.resolve()
-PROGRAMS = ("keel",)
+PROGRAMS = ("keel", "guard")
 
 
 def build(program: str, out: Path) -> None:

@@ -54,7 +54,8 @@ def ended_for_s(onggi: Onggi, name: str) -> float:
     (row,) = [
         r for r in wire.client(onggi).call("containers.list", {"all": True}) if r["name"] == name
     ]
-    return time.time() - row["finished_ns"] / 1e9 if row["finished_ns"] else 0.0
+    ended_ns = row.get("finished_ns", 0)
+    return time.time() - ended_ns / 1e9 if ended_ns else 0.0
 
 
 def test_one_that_waits_is_shown_and_not_removed(onggi: Onggi, waiting: str) -> None:

@@ -26,7 +26,7 @@ FOREIGN = {"--strict"}
 GLOBAL = {"--root", "--version", "--help"}
 LINK = re.compile(r"\]\(([^)#\s]+)")
 PATH = re.compile(r"`((?:src|tests|docs|keel|bench|scripts|front)/[\w./-]+)`")
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 ENTRY = re.compile(r"^\| ([A-Z]\d+) \|")
 TEST = re.compile(r"`(test_\w+)`")
 

@@ -160,7 +160,8 @@ class Containers:
         async with core.lock(container_id):
             if core.restarts.waits(container_id) and core.running(container_id) is None:
                 record = core.records.find_container(container_id)
-                await self._begin(record, image, StartRequest(target=container_id))
+                request = StartRequest(target=container_id)
+                await self._begin(record, image, request, restarts=record.restarts)
 
     async def _start(
         self, request: StartRequest
@@ -179,18 +180,17 @@ class Containers:
                 raise FailedPrecondition(f"container {record.name} is running already")
             if task is not None:
                 return record, task, (), None
-            record = msgspec.structs.replace(record, restarts=0)
-            started = await self._begin(record, image, request)
+            started = await self._begin(record, image, request, restarts=0)
             core.restarts.forget(record.id)
         return record, *started
 
     async def _begin(
-        self, record: ContainerRecord, image: Image, request: StartRequest
+        self, record: ContainerRecord, image: Image, request: StartRequest, *, restarts: int
     ) -> tuple[Task, tuple[str, ...], socket.socket | None]:
         """Start a container that does not run and whose lock is held."""
         await self._runs.tidy(record)
         record = self._core.records.find_container(record.id)  # it may be removed meanwhile
-        record = self._runs.begin(record, image)
+        record = self._runs.begin(msgspec.structs.replace(record, restarts=restarts), image)
         self._core.records.update_container(record)
         return await self._runs.start(
             record, image, request.size, request.attach, request.attach_stdin
