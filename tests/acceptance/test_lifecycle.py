@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from acceptance.rig import Onggi, until
 
 
@@ -132,3 +134,56 @@ def test_the_next_engine_goes_on_with_policies(own_onggi: Onggi) -> None:
     until(lambda: state(onggi, "a") == "running" and onggi.pid("a") != pid, "it is back")
     assert state(onggi, "stopped") == "exited"
     onggi.run("rm", "-f", "a", "stopped")
+
+
+def cgroup_value(onggi: Onggi, name: str, *files: str) -> str:
+    """The first of these files of a container's cgroup that the host has."""
+    found = onggi.inspect(name)["Id"]
+    for file in files:
+        for path in Path("/sys/fs/cgroup").rglob(f"*/{found}/{file}"):
+            return path.read_text().strip()
+    pytest.skip(f"this host has no {files}")
+
+
+def test_an_update_is_whole_or_nothing(onggi: Onggi) -> None:
+    hold = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo held; sleep 600; :"
+    onggi.run("run", "-d", "--network", "none", "--name", "a", "--memory", "128m", "--cpu-shares",
+              "512", "busybox", "sh", "-c", hold)  # fmt: skip
+    until(lambda: onggi.out("logs", "a") == "held", "it holds its memory")
+
+    def limits() -> tuple[str, ...]:
+        return (
+            cgroup_value(onggi, "a", "memory.limit_in_bytes", "memory.max"),
+            cgroup_value(onggi, "a", "cpu.shares", "cpu.weight"),
+            cgroup_value(onggi, "a", "pids.max"),
+            str(onggi.inspect("a")["HostConfig"]["CpuShares"]),
+        )
+
+    before = limits()
+    refused = onggi.run(
+        "update", "--memory", "8m", "--cpu-shares", "100", "--pids-limit", "9", "a", check=False
+    )
+    assert refused.returncode == 1
+    assert "memory" in refused.stderr
+    assert limits() == before
+    # A container without a network publishes nothing: its limits stay as they were, too.
+    refused = onggi.run("update", "--cpu-shares", "100", "-p", "18377:80", "a", check=False)
+    assert "no network" in refused.stderr
+    assert limits() == before
+    onggi.run("update", "--cpu-shares", "100", "--pids-limit", "9", "--restart", "always", "a")
+    assert limits()[2:] == ("9", "100")
+    assert onggi.inspect("a")["HostConfig"]["RestartPolicy"]["Name"] == "always"
+    onggi.run("rm", "-f", "a")
+
+
+def test_a_port_of_one_that_ended_is_its_next_holders(onggi: Onggi) -> None:
+    for name in ("a", "b"):
+        onggi.run(
+            "run", "-d", "--name", name, "-p", "127.0.0.1:18378:80", "busybox", "sleep", "600"
+        )
+        if name == "a":
+            onggi.run("stop", "-t", "0", name)
+    onggi.run("rm", "a")
+    taken = onggi.run("run", "-d", "-p", "127.0.0.1:18378:80", "busybox", "true", check=False)
+    assert taken.returncode != 0, "the port is b's, whatever a has had"
+    onggi.run("rm", "-f", "b")

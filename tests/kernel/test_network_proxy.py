@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -255,7 +256,7 @@ def test_container_that_refuses_and_a_proxy_that_ends(host: Namespace) -> None:
 
 
 def echo(sock: socket.socket) -> None:
-    with sock:
+    with sock, contextlib.suppress(TimeoutError):  # fewer came: the test says whether that is right
         for _ in range(6):
             data, peer = sock.recvfrom(1 << 16)
             sock.sendto(b"%d " % peer[1] + data, peer)

@@ -16,7 +16,7 @@ def test_hosts_has_loopback_the_extras_and_the_container() -> None:
     lines = hosts("box", ("db:10.0.0.5", "six=[fd00::1]", "old:fd00::2")).splitlines()
     assert "127.0.0.1\tlocalhost" in lines
     assert lines[-4:] == ["10.0.0.5\tdb", "fd00::1\tsix", "fd00::2\told", "127.0.1.1\tbox"]
-    assert hosts("box", (), "172.16.0.2").endswith("172.16.0.2\tbox\n")
+    assert hosts("box", (), ("172.16.0.2",)).endswith("172.16.0.2\tbox\n")
 
 
 @pytest.mark.parametrize("entry", ["", "db", "db:", ":10.0.0.1", "db:nowhere", "db:10.0.0.256"])

@@ -9,6 +9,7 @@ from typing import Any
 from onggi.engine.changing import Changing
 from onggi.engine.checking import Checking
 from onggi.engine.containers import Containers
+from onggi.engine.copying import Copying
 from onggi.engine.core import Core
 from onggi.engine.ending import Ending
 from onggi.engine.execs import Execs
@@ -137,7 +138,7 @@ def _handlers(
     networks: Networks,
     measure: Measure,
 ) -> dict[str, Callable[..., Any]]:
-    listing, logs = Listing(core), Logs(core)
+    listing, logs, copying = Listing(core), Logs(core), Copying(core)
     images, views, system = ImageCalls(core), Views(core, measure), System(core)
     registries, remote = RegistryCalls(core), RemoteCalls(core)
     values, store = ValueCalls(core), StoreCalls(core)
@@ -157,6 +158,9 @@ def _handlers(
         "containers.logs": logs.logs,
         "containers.stats": measure.stats,
         "containers.export": images.export,
+        "containers.path": copying.path,
+        "containers.copy_out": copying.copy_out,
+        "containers.copy_in": copying.copy_in,
         "containers.explain": views.explain,
         "containers.view": views.view,
         "images.list": images.list_images,

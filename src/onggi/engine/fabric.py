@@ -149,8 +149,12 @@ class Fabric:
         now = switch_on(ipv6=bool(bridge.ipv6))
         switched = Switched(ipv4=before.ipv4 or now.ipv4, ipv6=before.ipv6 or now.ipv6)
         if switched != before:
-            with open(self._forwarding, "wb") as file:
-                file.write(msgspec.json.encode(switched))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            fd = os.open(self._forwarding, flags, 0o600)
+            try:
+                os.write(fd, msgspec.json.encode(switched))
+            finally:
+                os.close(fd)
             if self._firewall is not None:
                 self._install(self._firewall)
 

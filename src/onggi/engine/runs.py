@@ -223,8 +223,8 @@ class Runs:
         end = core.ends.pop(container_id, None)
         if end is not None and not end.done():
             end.set_result(status)
-        self._tell_end(record, status)
         self.leave(record, name)
+        self._tell_end(record, status)
 
     def _tell_end(self, record: ContainerRecord, status: ExitStatus) -> None:
         for tell in self.on_end:

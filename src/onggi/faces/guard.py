@@ -53,8 +53,8 @@ class Guard:
         try:
             os.write(self._pipe, word)
             self._told = word
-        except BrokenPipeError:
-            return  # it has just ended: the next one is told
+        except OSError:
+            return  # it has just ended, or is told with the next word
 
     def _spawn(self) -> None:
         if self._closed or not self._needed:

@@ -36,7 +36,10 @@ _UNIFIED = {
 NUMBERS: dict[str, dict[str, int]] = {
     "x86_64": _UNIFIED
     | {
+        "setfsuid": 122,
+        "setfsgid": 123,
         "capget": 125,
+        "capset": 126,
         "pivot_root": 155,
         "prctl": 157,
         "umount2": 166,
@@ -52,7 +55,10 @@ NUMBERS: dict[str, dict[str, int]] = {
         "umount2": 39,
         "pivot_root": 41,
         "capget": 90,
+        "capset": 91,
         "unshare": 97,
+        "setfsuid": 151,
+        "setfsgid": 152,
         "prctl": 167,
         "keyctl": 219,
         "syncfs": 267,

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
+#: _LINUX_CAPABILITY_VERSION_3.
+_CAPABILITY_VERSION = 0x20080522
+
 # Mounts
 
 
@@ -303,12 +306,29 @@ def capget(pid: int = 0) -> tuple[int, int, int]:
 
     Source: capget(2).
     """
-    header = bytearray(struct.pack("=Ii", 0x20080522, pid))
+    header = bytearray(struct.pack("=Ii", _CAPABILITY_VERSION, pid))
     data = bytearray(24)
     invoke("capget", header, data, text=str(pid))
     words = struct.unpack("=6I", data)
     effective, permitted, inheritable = (words[i] | words[i + 3] << 32 for i in range(3))
     return effective, permitted, inheritable
+
+
+def set_filesystem_ids(uid: int, gid: int) -> None:
+    """Give what this thread makes an owner, and let it keep its capabilities.
+
+    The kernel takes those on files away from a thread whose file system user id leaves root; they
+    are asked for again. Source: setfsuid(2), capabilities(7) "Effect of user ID changes".
+    """
+    effective, permitted, inheritable = capget()
+    for call, value in (("setfsgid", gid), ("setfsuid", uid)):
+        invoke(call, value, text=str(value))
+        if invoke(call, -1, text="-1") != value:  # it fails without a word
+            raise failed(call, str(value), errno.EPERM)
+    sets = (effective, permitted, inheritable)
+    words = [bits >> shift & 0xFFFFFFFF for shift in (0, 32) for bits in sets]
+    header = bytearray(struct.pack("=Ii", _CAPABILITY_VERSION, 0))
+    invoke("capset", header, bytearray(struct.pack("=6I", *words)), text="this thread")
 
 
 # What the calls above share

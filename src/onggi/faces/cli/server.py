@@ -27,7 +27,8 @@ Handler = Callable[[Any, list[int]], Any]
 
 #: Calls whose request has a descriptor. It is borrowed by the handler and closed after the call.
 TAKES_DESCRIPTOR = frozenset(
-    "images.load images.save images.import images.sbom remote.attach containers.export".split()
+    "images.load images.save images.import images.sbom remote.attach containers.export"
+    " containers.copy_out containers.copy_in".split()
 )
 #: Calls whose request says itself how many it has.
 TAKES_DESCRIPTORS = frozenset(("images.mutate",))

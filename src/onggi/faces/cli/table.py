@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from onggi.faces.cli.output import Output
 
 _GAP = 3
-_LEAST = 12
+#: How narrow a column that may be cut becomes: first all of them the one, then the other.
+_LEAST = (12, 6)
 
 
 class Column:
@@ -44,7 +45,8 @@ class Labels(str):
 def layout(columns: Sequence[Column], rows: Sequence[dict[str, Any]], width: int) -> list[str]:
     """The lines of a table: heading first. `width` 0: as wide as it comes.
 
-    Columns that may shrink give way, widest first, until the lines fit; each keeps 12 characters.
+    Columns that may shrink give way, widest first, until the lines fit: to 12 characters each,
+    then to 6.
     """
     cells = [[printable(str(row.get(c.key, ""))) for c in columns] for row in rows]
     heads = [c.heading for c in columns]
@@ -55,11 +57,14 @@ def layout(columns: Sequence[Column], rows: Sequence[dict[str, Any]], width: int
 
 
 def _shrink(columns: Sequence[Column], widths: list[int], width: int) -> None:
-    while sum(widths) + _GAP * (len(widths) - 1) > width:
-        soft = [i for i, c in enumerate(columns) if c.shrinks and widths[i] > _LEAST]
-        if not soft:
-            return
-        widths[max(soft, key=lambda i: widths[i])] -= 1
+    over = sum(widths) + _GAP * (len(widths) - 1) - width
+    for least in _LEAST:
+        while over > 0:
+            soft = [i for i, c in enumerate(columns) if c.shrinks and widths[i] > least]
+            if not soft:
+                break
+            widths[max(soft, key=lambda i: widths[i])] -= 1
+            over -= 1
 
 
 def _line(columns: Sequence[Column], widths: list[int], cells: Sequence[str]) -> str:
