@@ -14,6 +14,7 @@ import sqlite3
 import struct
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -296,11 +297,14 @@ def small_root(place: Path, size: str) -> Iterator[Onggi]:
 
 
 def fill(place: Path) -> Path:
-    """Take all the space there is."""
+    """Take all the space there is, and what becomes free while the engine still tidies up."""
     filler = place / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
+    with filler.open("wb", buffering=0) as file:
+        for _ in range(10):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * 4096)
+            time.sleep(0.05)
     return filler
 
 
