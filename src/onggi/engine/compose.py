@@ -7,6 +7,8 @@ Source: runtime-spec config.md; image-spec conversion.md.
 
 from __future__ import annotations
 
+import posixpath
+
 import msgspec
 from msgspec import Struct
 
@@ -39,7 +41,8 @@ class Resolved(Struct, frozen=True):
     """What the engine looked up for one container.
 
     `joins`: namespace type → path of a namespace to join. `files`: /etc/hosts and its like as
-    (target, host path). `volumes`: volume name → host directory.
+    (target, host path). `secrets`: directory of the secrets, called by their number. `volumes`:
+    volume name → host directory.
     """
 
     user: User
@@ -47,6 +50,7 @@ class Resolved(Struct, frozen=True):
     id_base: int | None = None
     joins: dict[str, str] = {}
     files: tuple[tuple[str, str], ...] = ()
+    secrets: str = ""
     volumes: dict[str, str] = {}
     devices: tuple[Device, ...] = ()
     throttle_devices: dict[str, tuple[int, int]] = {}
@@ -275,6 +279,10 @@ def _mounts(spec: ContainerSpec, found: Resolved) -> tuple[Mount, ...]:
         base = [_writable(mount) for mount in base]
     asked = [_file_mount(target, source) for target, source in found.files]
     asked += [_user_mount(mount, found.volumes) for mount in spec.mounts]
+    asked += [
+        _secret_mount(secret.target, f"{found.secrets}/{number}")
+        for number, secret in enumerate(spec.secrets)
+    ]
     replaced = {mount.destination for mount in asked}
     kept = [mount for mount in base if mount.destination not in replaced]
     return tuple(kept + sorted(asked, key=lambda mount: mount.destination.count("/")))
@@ -289,6 +297,15 @@ def _writable(mount: Mount) -> Mount:
 
 def _file_mount(target: str, source: str) -> Mount:
     return Mount(destination=target, type="bind", source=source, options=("bind", "rprivate"))
+
+
+def _secret_mount(target: str, source: str) -> Mount:
+    return Mount(
+        destination=posixpath.join("/run/secrets", target),
+        type="bind",
+        source=source,
+        options=("bind", "rprivate", "ro", "nosuid", "nodev", "noexec"),
+    )
 
 
 def _user_mount(mount: MountSpec, volumes: dict[str, str]) -> Mount:

@@ -153,7 +153,7 @@ def id_base(pid: int) -> int | None:
 
 def _mount_of(mounts: tuple[MountSpec, ...], path: str) -> tuple[MountSpec | None, str]:
     """The mount that a path of a stopped container is below, by name alone, and the path in it."""
-    clean = posixpath.normpath("/" + path)
+    clean = posixpath.normpath("/" + path.lstrip("/"))
     for mount in sorted(mounts, key=lambda one: -len(one.target)):
         if clean == mount.target or clean.startswith(mount.target + "/"):
             if mount.kind == "tmpfs":

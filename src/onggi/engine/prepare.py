@@ -25,6 +25,7 @@ from onggi.engine.device_nodes import make_nodes
 from onggi.engine.endpoints import NAME_SERVER
 from onggi.engine.log_target import with_log
 from onggi.engine.records import ContainerRecord
+from onggi.engine.secrets import write_secrets
 from onggi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from onggi.image.images import Image
 from onggi.image.merged import MergedView
@@ -39,6 +40,7 @@ from onggi.specs.image import ContainerConfig
 from onggi.specs.runtime import Config, Device, Seccomp, User
 
 EXIT_RECORD = "exit"
+SECRETS = "secrets"
 _JOINABLE = ("network", "ipc", "pid", "uts")
 _PROC_NAMES = {"network": "net", "ipc": "ipc", "pid": "pid", "uts": "uts", "user": "user"}
 
@@ -131,6 +133,8 @@ def launch(
         who = find_image_user(core.images.snapshots, user, record.chain_ids, groups)
     found = resolve(core, record, who, joined)
     write_files(core, record)
+    os.makedirs(core.places.task(record.id), mode=0o700, exist_ok=True)
+    write_secrets(record.spec.secrets, f"{core.places.task(record.id)}/{SECRETS}")
     config = compose(record.spec, image_config, found, record.id)
     cgroup = core.cgroup(record.id)
     resources = config.linux.resources if config.linux else None
@@ -138,7 +142,6 @@ def launch(
     if resources is not None:
         cgroup.create(resources)
         warnings = cgroup.apply(resources)
-    os.makedirs(core.places.task(record.id), mode=0o700, exist_ok=True)
     nodes = _device_nodes(core, record, found.devices)
     links = core.endpoints.links(record)
     core.publishing.open(record)
@@ -268,6 +271,7 @@ def resolve(
         id_base=record.id_base,
         joins=joined,
         files=file_paths(core, record),
+        secrets=f"{core.places.task(record.id)}/{SECRETS}",
         volumes={m.source: core.places.volume(m.source) for m in spec.mounts if m.kind == "volume"},
         devices=find_devices(spec),
         throttle_devices=throttle_numbers(spec),
@@ -326,6 +330,12 @@ def find_devices(spec: ContainerSpec) -> tuple[Device, ...]:
     Raises:
         NotFound: no such file. InvalidArgument: not a device.
     """
+    for device in spec.devices:
+        if not device.host_path.startswith("/"):
+            raise InvalidArgument(
+                f"--device {device.host_path}: CDI specifications are not read yet",
+                hint="name the device's nodes: --device /dev/…, and its libraries with -v",
+            )
     found = [_device(d.host_path, d.container_path) for d in spec.devices]
     if spec.privileged:
         with os.scandir("/dev") as entries:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from onggi.engine.api.base import Value
-from onggi.engine.api.requests import TerminalSize
 from onggi.engine.api.spec import PortSpec, ResourceSpec, RestartSpec
 
 
@@ -74,17 +73,6 @@ class PathAnswer(Value, frozen=True):
     size_bytes: int
     modified_ns: int
     link_target: str = ""
-
-
-class DebugRequest(Value, frozen=True):
-    """A shell with tools of `image` beside a container's own files, in its namespaces."""
-
-    target: str
-    image: str = ""
-    command: tuple[str, ...] = ()
-    tty: bool = False
-    stdin_open: bool = False
-    size: TerminalSize = TerminalSize()
 
 
 class PortRow(Value, frozen=True):

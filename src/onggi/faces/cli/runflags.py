@@ -56,7 +56,7 @@ CONTAINER = (
     Option("--tmpfs", "file system in memory: /run:size=64m", value="MOUNT", many=True,
            group=_FILES),
     Option("--read-only", "make the root file system read-only", group=_FILES),
-    Option("--device", "host device: /dev/fuse[:/dev/x][:rwm], or a CDI name: nvidia.com/gpu=all",
+    Option("--device", "host device: /dev/fuse[:/dev/x][:rwm]",
            value="DEVICE", many=True, parse=values.device, group=_FILES, complete="file"),
     Option("--secret", "a file that is in its memory only: source=FILE,target=NAME,mode=0400",
            value="SECRET", many=True, group=_FILES, complete="file"),
