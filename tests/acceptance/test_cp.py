@@ -176,8 +176,8 @@ def test_links_that_are_swapped_lead_no_copy_away(
     top.mkdir()
     (top / "planted").write_text("x")
     script = (
-        f"mkdir -p /r/d; echo inside > /r/d/f; cd /r; while :; do sleep 0.01; mv d e; ln -s {outside} d; "
-        "rm d; mv e d; done"
+        "mkdir -p /r/d; echo inside > /r/d/f; cd /r; "
+        f"while :; do sleep 0.01; mv d e; ln -s {outside} d; rm d; mv e d; done"
     )
     onggi.run("exec", "-d", running, "sh", "-c", script)
     for number in range(30):

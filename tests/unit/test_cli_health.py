@@ -143,7 +143,7 @@ def test_this_hosts_platform() -> None:
         (("--secret", "a", "--secret", "b/a"), "/run/secrets/a"),
         (("--device", "nvidia.com=all"), "CDI"),
         (("--device", "nvidia.com/gpu="), "CDI"),
-        (("--gpus", "all"), "--device nvidia.com/gpu=all"),
+        (("--gpus", "all"), "--device /dev/…"),
         (("--cgroup-parent", "x"), "cgroup of its own"),
         (("--link", "db"), "--network"),
         (("-a", "stdout"), "unless -d"),

@@ -13,6 +13,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "create": ("run", "create", "make a container, without starting it"),
         "start": ("start", "start", "start containers that are not running"),
         "exec": ("exec", "exec", "run one more program in a running container"),
+        "debug": ("debug", "debug", "a shell with tools beside a container that has none"),
         "cp": ("cp", "cp", "copy files into a container or out of it"),
         "attach": ("start", "attach", "connect to a running container's input and output"),
         "stop": ("lifecycle", "stop", "ask containers to end, then kill them"),
@@ -120,7 +121,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
 #: `onggi container VERB` is the same as `onggi VERB`.
 CONTAINER_VERBS = (
     "run create start exec attach stop kill wait rm logs top stats export inspect commit"
-    " diff port cp restart pause unpause rename update".split()
+    " diff port cp debug restart pause unpause rename update".split()
 )
 #: first word → what it is about.
 FAMILIES = {

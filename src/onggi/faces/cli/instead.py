@@ -44,7 +44,7 @@ _RUN = {
     "--unsetenv": _VARIABLES,
     "--unsetenv-all": _VARIABLES,
     "--http-proxy": "your proxy is not passed on unasked: -e http_proxy -e https_proxy does it",
-    "--gpus": "by their CDI name: --device nvidia.com/gpu=all",
+    "--gpus": "--device /dev/… names its nodes, -v its libraries",
     "--uidmap": _MAP,
     "--gidmap": _MAP,
     "--subuidname": _MAP,

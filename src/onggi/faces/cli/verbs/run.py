@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from onggi.faces.cli.options import Parsed
+    from onggi.faces.cli.session import Streams
     from onggi.faces.cli.verb import Context
 
 _WITHOUT_A_REGISTRY = "`onggi image bootstrap` makes one, `onggi load` reads one from an archive"
 
 
-class _CidFile:
+class CidFile:
     """`--cidfile`: made before the container, so that the name is ours; removed if it fails."""
 
     __slots__ = ("_fd", "_path", "_written")
@@ -37,7 +38,7 @@ class _CidFile:
             os.write(self._fd, identity.encode())
             self._written = True
 
-    def __enter__(self) -> _CidFile:
+    def __enter__(self) -> CidFile:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,19 +51,26 @@ class _CidFile:
 def _run(context: Context, parsed: Parsed) -> int:
     spec = container_spec(parsed, context.environ, os.getcwd())
     detach = parsed.on("detach")
-    with _CidFile(parsed.get("cidfile")) as cidfile:
+    with CidFile(parsed.get("cidfile")) as cidfile:
 
         def run() -> int:
             if detach:
                 return _detached(context, spec, cidfile)
-            return _attached(context, parsed, spec, cidfile)
+            from onggi.faces.cli.session import DETACH_KEYS, Streams  # noqa: PLC0415
 
-        return _with_image(context, parsed, spec["image"], run)
+            streams = Streams(
+                stdin=parsed.on("interactive"),
+                tty=parsed.on("tty"),
+                detach_keys=parsed.get("detach-keys", DETACH_KEYS),
+                sig_proxy=parsed.get("sig-proxy", True),
+            )
+            return attached(context, streams, spec, cidfile)
+
+        return with_image(context, parsed.get("pull", "missing"), spec["image"], run)
 
 
-def _with_image(context: Context, parsed: Parsed, image: str, act: Callable[[], int]) -> int:
+def with_image(context: Context, policy: str, image: str, act: Callable[[], int]) -> int:
     """Do it; when only the image is missing, pull it and do it again (`--pull`)."""
-    policy = parsed.get("pull", "missing")
     if policy == "always":
         _pull(context, image)
     try:
@@ -101,7 +109,7 @@ def _policy(text: str) -> str:
     return text
 
 
-def _detached(context: Context, spec: dict[str, Any], cidfile: _CidFile) -> int:
+def _detached(context: Context, spec: dict[str, Any], cidfile: CidFile) -> int:
     from onggi.faces.cli.foreground import first_session  # noqa: PLC0415
 
     with context.client.open("containers.run", {"spec": spec}) as call:
@@ -113,16 +121,10 @@ def _detached(context: Context, spec: dict[str, Any], cidfile: _CidFile) -> int:
     return 0
 
 
-def _attached(context: Context, parsed: Parsed, spec: dict[str, Any], cidfile: _CidFile) -> int:
+def attached(context: Context, streams: Streams, spec: dict[str, Any], cidfile: CidFile) -> int:
+    """Run it with our input and output; its exit code."""
     from onggi.faces.cli.foreground import first_session, terminal_size, watch  # noqa: PLC0415
-    from onggi.faces.cli.session import DETACH_KEYS, Streams  # noqa: PLC0415
 
-    streams = Streams(
-        stdin=parsed.on("interactive"),
-        tty=parsed.on("tty"),
-        detach_keys=parsed.get("detach-keys", DETACH_KEYS),
-        sig_proxy=parsed.get("sig-proxy", True),
-    )
     request = {
         "spec": spec,
         "attach": True,
@@ -137,7 +139,7 @@ def _attached(context: Context, parsed: Parsed, spec: dict[str, Any], cidfile: _
 
 def _create(context: Context, parsed: Parsed) -> int:
     spec = container_spec(parsed, context.environ, os.getcwd())
-    with _CidFile(parsed.get("cidfile")) as cidfile:
+    with CidFile(parsed.get("cidfile")) as cidfile:
 
         def create() -> int:
             created = context.client.call("containers.create", spec)
@@ -146,7 +148,7 @@ def _create(context: Context, parsed: Parsed) -> int:
             context.out.line(created["id"])
             return 0
 
-        return _with_image(context, parsed, spec["image"], create)
+        return with_image(context, parsed.get("pull", "missing"), spec["image"], create)
 
 
 _PULL = Option("--pull", "bring the image: missing (default), always, never", value="POLICY",
