@@ -7,9 +7,15 @@ import os
 import subprocess
 
 import pytest
+from hypothesis import settings
 
 from onggi.kernel.constants import CLONE_NEWNET
 from onggi.kernel.syscalls import unshare
+
+# The same examples each time, so that a failure is of a change; ONGGI_EXPLORE=1 tries new ones.
+settings.register_profile("alike", derandomize=True)
+if not os.environ.get("ONGGI_EXPLORE"):
+    settings.load_profile("alike")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -113,6 +113,7 @@ REFUSED = {
     "of the hard link is not": member(b"d/f") + member(b"d", b"1", link=b"d/f"),
     "a symlink to nothing": member(b"a", b"2", link=b""),
     "File name too long": member(b"n" * 256),
+    "nnn...': File name too": member(b"n" * 256, b"1", link=b"absent"),
     "name too long": member(b"d/" + b"n" * 256 + b"/f"),
     "too long": member(b".wh." + b"n" * 256),
     "a whiteout of b''": member(b".wh."),

@@ -24,12 +24,14 @@ from onggi.image.durable import delete_tree, write_all
 from onggi.image.layer_rules import (
     DEFAULT_ACL,
     MAX_MISSING_BYTES,
+    MAX_NAME_BYTES,
     OPAQUE_NAME,
     PLAIN_MODE,
     WHITEOUT_PREFIX,
     ParentAttributes,
     hidden_name,
     link_target_missing,
+    name_too_long,
     parent_is_no_directory,
     parent_is_whiteout,
     refused,
@@ -301,6 +303,8 @@ class _Applier:
         os.utime(base, ns=times, dir_fd=parent, follow_symlinks=False)
 
     def _hard_link(self, parent: int, base: bytes, entry: Entry) -> None:
+        if len(base) > MAX_NAME_BYTES:
+            raise name_too_long(entry)  # before the target is looked for, as in the other form
         parts = split_link(entry)
         source_name = parts.pop()
         # Looking up the one, or making room, closes descriptors that the other is reached by.

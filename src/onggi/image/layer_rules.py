@@ -19,6 +19,8 @@ from onggi.image.tar_reader import Entry
 
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
+#: No file system takes a longer component.
+MAX_NAME_BYTES = 255
 ODD_PARTS = frozenset((b"", b".", b".."))
 
 #: Of a directory that an archive leaves out, and no layer below has; root owns it, mtime 0.

@@ -20,7 +20,6 @@ SLOT = 32
 SUPER_OFFSET = 1024
 FIRST_INODE = SUPER_OFFSET + BLOCK
 INODE_BYTES = 64
-MAX_NAME_BYTES = 255
 #: Block addresses have 32 bits, and all ones mean a hole.
 MAX_BLOCKS = 0xFFFFFFFF
 MAX_CHUNK_BITS = 31

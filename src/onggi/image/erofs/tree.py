@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from onggi.errors import InvalidArgument, ResourceExhausted
 from onggi.image.compression import DEFAULT_LIMITS, Limits
-from onggi.image.erofs.format import MAX_NAME_BYTES, NotExpressible, is_whiteout
+from onggi.image.erofs.format import NotExpressible, is_whiteout
 from onggi.image.erofs.nodes import (
     Directory,
     Leaf,
@@ -28,6 +28,7 @@ from onggi.image.erofs.xattrs import checked_xattrs, pack_xattrs
 from onggi.image.layer_rules import (
     ACCESS_ACL,
     MAX_MISSING_BYTES,
+    MAX_NAME_BYTES,
     ODD_PARTS,
     OPAQUE_NAME,
     WHITEOUT_PREFIX,
