@@ -138,6 +138,16 @@ static int raise_ambient(struct walk *walk, uint64_t mask) {
     return 0;
 }
 
+/* The caller's pipes and sockets too; never its files and devices. Where the caller's are not ours to
+ * give they serve as they are. */
+static void give_callers_stdio(uid_t uid) {
+    struct stat facts;
+    for (int fd = 0; fd < 3; fd++)
+        if (fstat(fd, &facts) == 0 && (S_ISFIFO(facts.st_mode) || S_ISSOCK(facts.st_mode)) &&
+            facts.st_uid != uid && fchown(fd, uid, (gid_t)-1) < 0)
+            continue;
+}
+
 /* So that the user can open /dev/stdout again. Only what was made for this container: fd 0 may be
  * the host's /dev/null. A terminal keeps its group. Where 0 is not mapped the pipes are nobody's
  * inside (EPERM): then they serve as they are. */
@@ -145,6 +155,8 @@ static int give_stdio(struct walk *walk, uid_t uid, gid_t gid) {
     for (int fd = 0; fd < 3; fd++)
         if (walk->pipe_ends[fd] >= 0 && fchown(fd, uid, gid) < 0 && errno != EPERM)
             return fail(walk->failure, "fchown", "fd %d", fd);
+    if (walk->plan->steps[0].opcode == STEP_HAND_OVER && !walk->terminal_known)
+        give_callers_stdio(uid);
     if (walk->terminal_known && fchown(STDIN_FILENO, uid, (gid_t)-1) < 0)
         return fail(walk->failure, "fchown", "the terminal");
     return 0;

@@ -34,14 +34,17 @@ from onggi.runtime.plan_process import (
     rlimit_steps,
 )
 from onggi.runtime.plan_sysctls import plan_sysctls
-from onggi.runtime.request import ExecRequest, LinkSetup, StartRequest, Supervision
+from onggi.runtime.request import Caller, ExecRequest, LinkSetup, StartRequest, Supervision
 from onggi.runtime.steps import (
     BindSockets,
     ChangeDirectory,
     CloneInto,
     ConfigureNetwork,
+    HandOver,
+    Hold,
     JoinCgroups,
     JoinKeyring,
+    LoadSeccomp,
     MaskPath,
     OpenTerminal,
     PivotRoot,
@@ -108,7 +111,7 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
         pidfd_joins=(request.pidfd_slot, Namespaces.of(linux).flags),
         cgroup_slot=request.cgroup_slot,
     )
-    steps: list[Step] = [_supervise(request.supervision, process)]
+    steps: list[Step] = [_first_step(request.supervision, process)]
     if request.cgroup_files:
         steps.append(JoinCgroups(paths=request.cgroup_files))
     steps.append(clone)
@@ -125,7 +128,13 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
     return Plan(tuple(steps), tuple(draft.warnings))
 
 
-def _supervise(supervision: Supervision, process: Process) -> Supervise:
+def _first_step(supervision: Supervision | Caller, process: Process) -> Step:
+    if isinstance(supervision, Caller):
+        return HandOver(
+            terminal=int(process.terminal),
+            waits=int(supervision.waits),
+            preserved=supervision.preserved,
+        )
     return Supervise(
         run_dir=supervision.run_dir,
         log_dir=supervision.log_dir,
@@ -144,7 +153,7 @@ def _supervise(supervision: Supervision, process: Process) -> Supervise:
 def _outside(draft: Draft, process: ProcessDraft) -> list[Step]:
     """The monitor's steps up to where init takes over."""
     request = draft.request
-    steps: list[Step] = [_supervise(request.supervision, process.process), *draft.trees]
+    steps: list[Step] = [_first_step(request.supervision, process.process), *draft.trees]
     steps += time_steps(draft.linux, draft.namespaces)
     if request.cgroup_files:
         steps.append(JoinCgroups(paths=request.cgroup_files))
@@ -254,10 +263,20 @@ def _last_steps(draft: Draft, process: ProcessDraft) -> list[Step]:
     steps: list[Step] = [ChangeDirectory(path=process.process.cwd, create=1)]
     if draft.config.root and draft.config.root.readonly and "mount" in draft.namespaces.new:
         steps.append(SetRootReadonly())
-    return [*steps, *rlimit_steps(process), *credential_steps(process)]
+    steps += rlimit_steps(process)
+    return [*steps, *_held(credential_steps(process), draft.request.supervision)]
 
 
-def _terminal_size(supervision: Supervision, process: Process) -> tuple[int, int]:
+def _held(credentials: list[Step], supervision: Supervision | Caller) -> list[Step]:
+    """The steps with the wait for `start` in between: before a filter that might forbid it."""
+    if not isinstance(supervision, Caller) or supervision.hold_slot < 0:
+        return credentials
+    load = (i for i, step in enumerate(credentials) if isinstance(step, LoadSeccomp))
+    place = next(load, len(credentials))
+    return [*credentials[:place], Hold(slot=supervision.hold_slot), *credentials[place:]]
+
+
+def _terminal_size(supervision: Supervision | Caller, process: Process) -> tuple[int, int]:
     if process.console_size and not (supervision.rows or supervision.columns):
         return process.console_size.height, process.console_size.width
     return supervision.rows, supervision.columns

@@ -191,7 +191,8 @@ def capability_masks(draft: ProcessDraft) -> dict[str, int]:
     for name, limiting, limit in within:
         beyond = masks[name] & ~limit
         masks[name] &= limit
-        if beyond:
+        # engines write ambient sets without inheritable ones since CVE-2022-24769: no news
+        if beyond and limiting != "inheritable":
             names = " ".join(names_of(beyond))
             draft.warn(f"capabilities.{name}", f"{names} left out: not in {limiting}")
     return masks

@@ -38,6 +38,21 @@ class Supervision(Struct, frozen=True):
     journal_fields: tuple[str, ...] = ()
 
 
+class Caller(Struct, frozen=True):
+    """A caller that supervises the task itself, in place of a monitor of ours.
+
+    `rows` and `columns`: of its terminal, 0 where it has none. `preserved`: slots of descriptors
+    for the application, which sees them as 3, 4, … `hold_slot` ≥ 0: wait to be started through the
+    bound socket there. `waits`: keel stays until the task has ended.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    waits: bool = False
+    preserved: tuple[int, ...] = ()
+    hold_slot: int = -1
+
+
 class LinkSetup(Struct, frozen=True):
     """How a new network namespace is connected, as netlink messages that keel sends.
 
@@ -72,7 +87,7 @@ class StartRequest(Struct, frozen=True):
     only; None: it has nothing but loopback.
     """
 
-    supervision: Supervision
+    supervision: Supervision | Caller
     root_mountpoint: str
     bundle: str = ""
     overlay: Overlay | None = None
@@ -94,7 +109,7 @@ class ExecRequest(Struct, frozen=True):
     namespaces are entered.
     """
 
-    supervision: Supervision
+    supervision: Supervision | Caller
     pidfd_slot: int = 0
     cgroup_files: tuple[str, ...] = ()
     cgroup_slot: int = -1

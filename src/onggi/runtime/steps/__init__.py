@@ -3,6 +3,7 @@
 from onggi.runtime.steps.base import CLONE_FLAGS, MAGIC, NO_SLOT, Actor, Plan, Step, namespace_names
 from onggi.runtime.steps.host import (
     CloneInto,
+    HandOver,
     IdmapTree,
     JoinCgroups,
     OpenTree,
@@ -40,6 +41,7 @@ from onggi.runtime.steps.process import (
     BecomeUser,
     ChangeDirectory,
     Execute,
+    Hold,
     LoadSeccomp,
     OpenTerminal,
     SetNoNewPrivileges,
@@ -62,6 +64,8 @@ __all__ = [
     "CloneInto",
     "ConfigureNetwork",
     "Execute",
+    "HandOver",
+    "Hold",
     "IdmapTree",
     "JoinCgroups",
     "JoinKeyring",

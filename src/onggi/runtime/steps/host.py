@@ -39,6 +39,30 @@ class Supervise(Step, frozen=True, kw_only=True):
         return f"supervise with {'a terminal' if self.terminal else 'pipes'}, {log}"
 
 
+class HandOver(Step, frozen=True, kw_only=True):
+    """Leave the container to its caller: stdio is inherited. The first step, in place of Supervise.
+
+    `terminal`: OpenTerminal will make fds 0-2, its master goes to the spawner. `waits`: keel stays
+    as the parent, and tells how it ended. `preserved`: slots whose descriptors the application gets
+    as 3, 4, …
+    """
+
+    opcode = 15
+    signature = "uun"
+    actor = "monitor"
+    concerns = "stdio"
+    section = "runtime-spec runtime.md#lifecycle"
+
+    terminal: int = 0
+    waits: int = 0
+    preserved: tuple[int, ...] = ()
+
+    def describe(self) -> str:
+        stdio = "a terminal" if self.terminal else "its caller's stdio"
+        more = f" and {len(self.preserved)} more descriptors" if self.preserved else ""
+        return f"leave it to its caller, with {stdio}{more}"
+
+
 class OpenTree(Step, frozen=True, kw_only=True):
     """Take a detached copy of a host mount into a slot."""
 

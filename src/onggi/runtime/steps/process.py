@@ -106,6 +106,20 @@ class ChangeDirectory(Step, frozen=True, kw_only=True):
         return f"change to {self.path}"
 
 
+class Hold(Step, frozen=True, kw_only=True):
+    """Find the application, then wait for whoever connects to the socket in `slot` and says so."""
+
+    opcode = 63
+    signature = "u"
+    concerns = "process"
+    section = "runtime-spec runtime.md#create, runtime.md#start"
+
+    slot: int
+
+    def describe(self) -> str:
+        return "wait to be started"
+
+
 class Execute(Step, frozen=True, kw_only=True):
     """Become the application. Always the last step."""
 
