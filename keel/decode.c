@@ -181,6 +181,16 @@ static const char *check_hand_over(const struct step *step) {
     return NULL;
 }
 
+static const char *check_filter(const struct step *step) {
+    if (step->field[1].text.length % FILTER_BYTES || step->field[1].text.length == 0)
+        return "a filter is not a whole number of instructions";
+    if (number_of(step, 2) > NO_SLOT || number_of(step, 3) > NO_SLOT)
+        return "no such slot";
+    return (number_of(step, 2) == NO_SLOT) == (number_of(step, 3) == NO_SLOT)
+               ? NULL
+               : "an agent and what it is told go together";
+}
+
 static const char *check_netlink(const struct step *step) {
     const struct blob *messages = &step->field[0].text;
     const struct numbers *pids = &step->field[1].numbers;
@@ -214,6 +224,8 @@ static const char *check_step(const struct step *step) {
     case STEP_ATTACH_ROOT:
     case STEP_BIND_TREE:
         return is_slot(number_of(step, 0)) ? NULL : "no such slot";
+    case STEP_CONNECT_AGENT:
+        return is_slot(number_of(step, 0)) && is_slot(number_of(step, 1)) ? NULL : "no such slot";
     case STEP_CLONE_INTO:
         return step->optional ? "this step cannot be optional" : check_clone(step);
     case STEP_MOUNT_OVERLAY:
@@ -235,9 +247,7 @@ static const char *check_step(const struct step *step) {
     case STEP_OPEN_TERMINAL:
         return step->optional ? "this step cannot be optional" : NULL;
     case STEP_LOAD_SECCOMP:
-        return step->field[1].text.length % FILTER_BYTES || step->field[1].text.length == 0
-                   ? "a filter is not a whole number of instructions"
-                   : NULL;
+        return check_filter(step);
     case STEP_EXECUTE:
         if (step->optional)
             return "this step cannot be optional";
@@ -250,7 +260,8 @@ static const char *check_step(const struct step *step) {
 static int needs_child(uint16_t opcode) {
     return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_IDMAP_TREE ||
            opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
-           opcode == STEP_SEND_NETLINK ||
+           opcode == STEP_SEND_NETLINK || opcode == STEP_RUN_HOST_HOOK ||
+           opcode == STEP_CONNECT_AGENT || opcode == STEP_SET_SCHEDULER ||
            opcode >= STEP_FIRST_OF_INIT;
 }
 

@@ -72,6 +72,7 @@ int step_set_no_new_privileges(struct walk *walk, const struct step *step) {
  * before. */
 int step_load_seccomp(struct walk *walk, const struct step *step) {
     const struct blob *program = &step->field[1].text;
+    struct agent agent;
     if (init_provide_stdio(walk) < 0 || init_disarm(walk) < 0)
         return -1;
     if (program->length / sizeof(struct sock_filter) > BPF_MAXINSNS) {
@@ -81,10 +82,14 @@ int step_load_seccomp(struct walk *walk, const struct step *step) {
     /* only the kernel reads it, which does not mind that it is not aligned */
     struct sock_fprog filter = {(unsigned short)(program->length / sizeof(struct sock_filter)),
                                 (struct sock_filter *)(uintptr_t)program->bytes};
-    if (sys_seccomp(SECCOMP_SET_MODE_FILTER, (unsigned)number_of(step, 0), &filter) < 0)
+    int asks = number_of(step, 2) != NO_SLOT;
+    if (asks && agent_prepare(walk, step, &agent) < 0)
+        return -1;
+    int listener = sys_seccomp(SECCOMP_SET_MODE_FILTER, (unsigned)number_of(step, 0), &filter);
+    if (listener < 0)
         return fail(walk->failure, "seccomp", "%u instructions, flags %#llx", filter.len,
                     (unsigned long long)number_of(step, 0));
-    return 0;
+    return asks ? agent_tell(walk, &agent, listener) : 0;
 }
 
 static int drop_bounding(struct walk *walk, uint64_t keep) {

@@ -57,6 +57,16 @@ static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = 
     [STEP_CONFIGURE_NETWORK] = step_configure_network,
     [STEP_BIND_SOCKETS] = step_bind_sockets,
     [STEP_HOLD] = step_hold,
+    [STEP_RUN_HOST_HOOK] = step_run_host_hook,
+    [STEP_CONNECT_AGENT] = step_connect_agent,
+    [STEP_SET_SCHEDULER] = step_set_scheduler,
+    [STEP_SET_CPU_AFFINITY] = step_set_cpu_affinity,
+    [STEP_RUN_HOOK] = step_run_hook,
+    [STEP_SET_IO_PRIORITY] = step_set_io_priority,
+    [STEP_SET_MEMORY_POLICY] = step_set_memory_policy,
+    [STEP_SET_PERSONALITY] = step_set_personality,
+    [STEP_CHANGE_MOUNT] = step_change_mount,
+    [STEP_SET_LABEL] = step_set_label,
 };
 
 int is_init_step(const struct step *step) {

@@ -96,6 +96,19 @@ int hand_over(struct monitor *m, int waits);
 /* The root's descriptor; "/" if no root was attached. -1 with the failure filled. */
 int init_root(struct walk *walk);
 
+/* hook.c: a file with the pieces and the number between them, to be read from its start. Owned; -1
+ * with the failure filled. */
+int state_file(struct walk *walk, const struct list *pieces, pid_t pid);
+
+/* agent.c: what LOAD_SECCOMP tells the agent. Nothing but sendmsg is called once it is prepared. */
+struct agent {
+    int socket;
+    const char *state;
+    size_t size;
+};
+int agent_prepare(struct walk *walk, const struct step *step, struct agent *agent);
+int agent_tell(struct walk *walk, const struct agent *agent, int listener);
+
 int step_open_tree(struct walk *walk, const struct step *step);
 int step_set_time_offsets(struct walk *walk, const struct step *step);
 int step_write_id_maps(struct walk *walk, const struct step *step);
@@ -104,6 +117,10 @@ int step_idmap_tree(struct walk *walk, const struct step *step);
 int step_set_oom_score(struct walk *walk, const struct step *step);
 int step_set_rlimit(struct walk *walk, const struct step *step);
 int step_send_netlink(struct walk *walk, const struct step *step);
+int step_run_host_hook(struct walk *walk, const struct step *step);
+int step_connect_agent(struct walk *walk, const struct step *step);
+int step_set_scheduler(struct walk *walk, const struct step *step);
+int step_set_cpu_affinity(struct walk *walk, const struct step *step);
 
 int step_set_root_propagation(struct walk *walk, const struct step *step);
 int step_join_keyring(struct walk *walk, const struct step *step);
@@ -133,5 +150,11 @@ int step_execute(struct walk *walk, const struct step *step);
 int step_configure_network(struct walk *walk, const struct step *step);
 int step_bind_sockets(struct walk *walk, const struct step *step);
 int step_hold(struct walk *walk, const struct step *step);
+int step_run_hook(struct walk *walk, const struct step *step);
+int step_set_io_priority(struct walk *walk, const struct step *step);
+int step_set_memory_policy(struct walk *walk, const struct step *step);
+int step_set_personality(struct walk *walk, const struct step *step);
+int step_change_mount(struct walk *walk, const struct step *step);
+int step_set_label(struct walk *walk, const struct step *step);
 
 #endif

@@ -73,6 +73,7 @@ class LinkSetup(Struct, frozen=True):
 class StartRequest(Struct, frozen=True):
     """One start of a container's first process.
 
+    `container_id` is told to hooks and to a seccomp agent.
     `bundle`: the directory that relative paths of the configuration start from. `overlay` None:
     the root is the directory `config.root.path`. `root_mountpoint`: an existing directory of the
     host that the container's root may search; the root is attached there in the container's own
@@ -84,7 +85,8 @@ class StartRequest(Struct, frozen=True):
     the container, node on the host) where the two differ. `idmap_sources`: with a user namespace,
     show bind mounts with the container's owners, where the file system can. `keyring`: the name of
     the session keyring to join; empty: the engine's stays. `links`: for a new network namespace
-    only; None: it has nothing but loopback.
+    only; None: it has nothing but loopback. `no_pivot`: the host runs from an initramfs, which
+    pivot_root(2) cannot leave.
     """
 
     supervision: Supervision | Caller
@@ -100,13 +102,16 @@ class StartRequest(Struct, frozen=True):
     idmap_sources: bool = True
     keyring: str = ""
     links: LinkSetup | None = None
+    container_id: str = ""
+    no_pivot: bool = False
 
 
 class ExecRequest(Struct, frozen=True):
     """One more process in a running container.
 
     `pidfd_slot`: the borrowed slot with the pidfd of the container's first process, whose
-    namespaces are entered.
+    namespaces are entered. `container_id`, `bundle` and `container_pid` are what a seccomp agent is
+    told.
     """
 
     supervision: Supervision | Caller
@@ -114,3 +119,6 @@ class ExecRequest(Struct, frozen=True):
     cgroup_files: tuple[str, ...] = ()
     cgroup_slot: int = -1
     keyring: str = ""
+    container_id: str = ""
+    bundle: str = ""
+    container_pid: int = 0

@@ -1,8 +1,10 @@
 """The steps a container start consists of; see `base` for what a step is, `table` for all."""
 
 from onggi.runtime.steps.base import CLONE_FLAGS, MAGIC, NO_SLOT, Actor, Plan, Step, namespace_names
+from onggi.runtime.steps.hooks import RunHook, RunHostHook
 from onggi.runtime.steps.host import (
     CloneInto,
+    ConnectAgent,
     HandOver,
     IdmapTree,
     JoinCgroups,
@@ -25,6 +27,7 @@ from onggi.runtime.steps.mounts import (
     MOUNT_ATTR_RDONLY,
     AttachRoot,
     BindTree,
+    ChangeMount,
     MakeDevice,
     MakeDirectory,
     MakeSymlink,
@@ -44,8 +47,16 @@ from onggi.runtime.steps.process import (
     Hold,
     LoadSeccomp,
     OpenTerminal,
+    SetLabel,
     SetNoNewPrivileges,
     SetUmask,
+)
+from onggi.runtime.steps.scheduling import (
+    SetCpuAffinity,
+    SetIoPriority,
+    SetMemoryPolicy,
+    SetPersonality,
+    SetScheduler,
 )
 from onggi.runtime.steps.table import STEPS
 
@@ -61,8 +72,10 @@ __all__ = [
     "BindSockets",
     "BindTree",
     "ChangeDirectory",
+    "ChangeMount",
     "CloneInto",
     "ConfigureNetwork",
+    "ConnectAgent",
     "Execute",
     "HandOver",
     "Hold",
@@ -81,15 +94,23 @@ __all__ = [
     "PivotRoot",
     "Plan",
     "RaiseLoopback",
+    "RunHook",
+    "RunHostHook",
     "SendNetlink",
+    "SetCpuAffinity",
     "SetDomainname",
     "SetHostname",
+    "SetIoPriority",
+    "SetLabel",
+    "SetMemoryPolicy",
     "SetNoNewPrivileges",
     "SetOomScore",
     "SetPathReadonly",
+    "SetPersonality",
     "SetRlimit",
     "SetRootPropagation",
     "SetRootReadonly",
+    "SetScheduler",
     "SetTimeOffsets",
     "SetUmask",
     "Step",

@@ -155,10 +155,13 @@ class JoinCgroups(Step, frozen=True, kw_only=True):
 
 
 class IdmapTree(Step, frozen=True, kw_only=True):
-    """Show the tree in a slot with the owners of the container's user namespace."""
+    """Show the tree in a slot with other owners: those of the container's user namespace.
+
+    Or, with maps, those of a user namespace that exists for this mount only.
+    """
 
     opcode = 7
-    signature = "uu"
+    signature = "uuss"
     actor = "monitor"
     concerns = "user"
     section = "mount_setattr(2) ID-mapped mounts"
@@ -166,9 +169,12 @@ class IdmapTree(Step, frozen=True, kw_only=True):
 
     slot: int
     recursive: int = 0
+    uid_map: str = ""
+    gid_map: str = ""
 
     def describe(self) -> str:
-        return f"map the owners of slot {self.slot}"
+        own = f" by {self.uid_map.strip()!r}, {self.gid_map.strip()!r}" if self.uid_map else ""
+        return f"map the owners of slot {self.slot}{own}"
 
 
 class SetOomScore(Step, frozen=True, kw_only=True):
@@ -202,3 +208,24 @@ class SetRlimit(Step, frozen=True, kw_only=True):
     def describe(self) -> str:
         name = NAMES.get(self.resource, f"limit {self.resource}")
         return f"set {name} soft {limit_text(self.soft)} hard {limit_text(self.hard)}"
+
+
+class ConnectAgent(Step, frozen=True, kw_only=True):
+    """Connect to the agent that will answer for calls that the filter notifies of.
+
+    What to tell it is put into `state_slot`: the pieces of `state`, the child's id in between.
+    """
+
+    opcode = 12
+    signature = "uusl"
+    actor = "monitor"
+    concerns = "seccomp"
+    section = "runtime-spec config-linux.md#seccomp listenerPath"
+
+    slot: int
+    state_slot: int
+    path: str
+    state: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"connect to the seccomp agent at {self.path} → slot {self.slot}"
