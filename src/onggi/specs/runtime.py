@@ -7,7 +7,7 @@ specification says (config.md#extensibility). Nothing here knows what a field do
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -342,6 +342,7 @@ class Config(_Spec, frozen=True):
     annotations: dict[str, str] = {}
 
 
+_Part = TypeVar("_Part", Process, Resources)
 _DECODER = msgspec.json.Decoder(Config)
 _LOCATION = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
 #: Where the specification speaks of a part; the longest beginning of a path counts.
@@ -411,6 +412,37 @@ def section_of(path: str) -> str:
     while ".".join(parts) not in _SECTIONS and len(parts) > 1:
         parts.pop()
     return _SECTIONS.get(".".join(parts), "config.md")
+
+
+def parse_process(data: bytes) -> Process:
+    """Read a `process` on its own, as `exec` is given one.
+
+    Raises:
+        SpecError: as `parse_config`; paths start at the process.
+    Source: runtime-spec config.md#process.
+    """
+    return _parse_part(data, Process, "config.md#process")
+
+
+def parse_resources(data: bytes) -> Resources:
+    """Read `resources` on their own, as `update` is given them.
+
+    Raises:
+        SpecError: as `parse_config`; paths start at the resources.
+    Source: runtime-spec config-linux.md#control-groups.
+    """
+    return _parse_part(data, Resources, "config-linux.md#control-groups")
+
+
+def _parse_part(data: bytes, kind: type[_Part], section: str) -> _Part:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise located(error, section) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SpecError("$", f"not valid JSON: {str(error).rstrip('.')}") from None
+    except RecursionError:
+        raise SpecError("$", "nested deeper than any configuration is") from None
 
 
 def encode_config(config: Config) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
 from onggi.faces.oci.arguments import SWITCH
 from onggi.sandbox.oci import ending, starting
-from onggi.sandbox.oci.records import Record, Store, status_of
+from onggi.sandbox.oci.records import Directory, Record, Store, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ def start(context: Context, arguments: Arguments) -> None:
     """Let the application of a created container begin."""
     with Store(context.root).open(one_id(arguments)) as directory:
         directory.lock(wait=True)
-        starting.start(directory, directory.read(), context.log.warn)
+        record = directory.read()
+        starting.start(directory, record, context.log.warn)
+        if record.hooks:
+            run_hooks(context, "poststart", directory, record)
 
 
 def kill(context: Context, arguments: Arguments) -> None:
@@ -49,7 +52,20 @@ def remove(context: Context, container_id: str, *, force: bool) -> None:
             return
         raise
     with directory:
-        ending.delete(directory, force=force, before=lambda _: None)
+        ending.delete(
+            directory,
+            force=force,
+            before=lambda record: run_hooks(context, "poststop", directory, record),
+        )
+
+
+def run_hooks(context: Context, kind: str, directory: Directory, record: Record) -> None:
+    """Run the hooks of a kind, if there are any."""
+    if kind in record.hooks:
+        from onggi.sandbox.oci import hooks  # noqa: PLC0415
+
+        status = "running" if kind == "poststart" else "stopped"
+        hooks.run(kind, status, directory, record, context.log.warn)
 
 
 def pause(context: Context, arguments: Arguments) -> None:

@@ -17,6 +17,8 @@ from onggi.kernel.syscalls import pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from onggi.sandbox.oci.offspring import Offspring
 
 _SIGNAL_BASE = 128
@@ -37,11 +39,12 @@ _LAST_CLASSIC = 31
 def stay(offspring: Offspring, pidfd: int, terminal: int = -1) -> int:
     """Wait for the end, which is the exit code to answer with; 128+n: ended by signal n."""
     with _Signals(pidfd, terminal) as signals, _Streams(terminal) as streams:
-        poll = select.poll()
-        poll.register(offspring.fileno(), select.POLLIN)
-        poll.register(signals.fd, select.POLLIN)
         while True:
-            streams.register(poll)
+            poll = select.poll()
+            for fd in (offspring.fileno(), signals.fd):
+                poll.register(fd, select.POLLIN)
+            for fd, events in streams.interests():
+                poll.register(fd, events)
             ready = dict(poll.poll())
             if signals.fd in ready:
                 signals.forward()
@@ -115,66 +118,58 @@ class _Streams:
 
     def __init__(self, terminal: int) -> None:
         self._master = terminal
-        self._saved: list[object] | None = None
+        self._saved: list[Any] | None = None
         self._pending = b""
         self._reads_stdin = terminal >= 0
+        self._reads_master = terminal >= 0
 
     def __enter__(self) -> _Streams:
-        if self._master >= 0:
-            try:
-                self._saved = termios.tcgetattr(0)
-                import tty  # noqa: PLC0415
+        if self._master >= 0 and os.isatty(0):
+            self._saved = termios.tcgetattr(0)
+            import tty  # noqa: PLC0415
 
-                tty.setraw(0)
-            except termios.error:
-                self._saved = None
+            tty.setraw(0)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._saved is not None:
-            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type]
+            termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
         if self._master >= 0:
             os.close(self._master)
 
-    def register(self, poll: select.poll) -> None:
-        if self._master < 0:
-            return
-        poll.register(self._master, select.POLLIN | (select.POLLOUT if self._pending else 0))
+    def interests(self) -> list[tuple[int, int]]:
+        """What to wait for now."""
+        found = []
+        if self._reads_master:
+            writes = select.POLLOUT if self._pending else 0
+            found.append((self._master, select.POLLIN | writes))
         if self._reads_stdin and not self._pending:
-            poll.register(0, select.POLLIN)
-        elif self._reads_stdin:
-            poll.unregister(0)
+            found.append((0, select.POLLIN))
+        return found
 
     def serve(self, ready: dict[int, int]) -> None:
-        if self._master < 0:
-            return
-        events = ready.get(self._master, 0)
-        if events & (select.POLLIN | select.POLLHUP) and not self._copy_out():
-            self._pending = b""
-        if events & select.POLLOUT and self._pending:
+        """Copy what can be copied."""
+        if ready.get(self._master, 0) & (select.POLLIN | select.POLLHUP):
+            self._reads_master = self._copy_out()
+        if self._pending and ready.get(self._master, 0) & select.POLLOUT:
             self._pending = self._pending[os.write(self._master, self._pending) :]
-        if self._reads_stdin and ready.get(0):
+        if self._reads_stdin and 0 in ready:
             self._pending = os.read(0, _CHUNK)
-            # a terminal's input does not end: whoever types ctrl-d means the other side
             self._reads_stdin = bool(self._pending)
 
     def _copy_out(self) -> bool:
+        """False: nobody has the other side open any more."""
         try:
             data = os.read(self._master, _CHUNK)
-        except OSError:  # EIO: nobody has the other side open
+        except OSError:  # EIO
             return False
         while data:
             data = data[os.write(1, data) :]
         return True
 
     def drain(self) -> None:
-        """What was written before the end."""
-        if self._master < 0:
-            return
-        os.set_blocking(self._master, False)
-        try:
-            while data := os.read(self._master, _CHUNK):
-                while data:
-                    data = data[os.write(1, data) :]
-        except OSError:
-            return
+        """Copy what was written before the end."""
+        if self._master >= 0:
+            os.set_blocking(self._master, False)
+            while self._reads_master:
+                self._reads_master = self._copy_out()

@@ -44,6 +44,12 @@ ROOMS = {
     "state": "looking",
     "list": "looking",
     "ps": "looking",
+    "exec": "executing",
+    "update": "limiting",
+    "events": "limiting",
+    "spec": "describing",
+    "checkpoint": "describing",
+    "restore": "describing",
 }
 _FAILED = 1
 _EXEC_FAILED = 255

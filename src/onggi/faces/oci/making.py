@@ -39,6 +39,11 @@ def run(context: Context, arguments: Arguments) -> int:
     store = Store(context.root)
     order = _order(context, arguments, hold=False, waits=not detached)
     made = creation.create(store, order)
+    if made.record.hooks:
+        from onggi.faces.oci.changing import run_hooks  # noqa: PLC0415
+
+        with store.open(order.id) as directory:
+            run_hooks(context, "poststart", directory, made.record)
     if detached:
         _leave(made)
         return 0

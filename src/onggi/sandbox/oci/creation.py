@@ -22,7 +22,8 @@ from onggi.runtime.plan import plan
 from onggi.runtime.request import Caller, StartRequest
 from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Started
-from onggi.sandbox.oci import ending, limits
+from onggi.sandbox.oci import ending, hooks, limits
+from onggi.sandbox.oci.home import with_home
 from onggi.sandbox.oci.offspring import Offspring
 from onggi.sandbox.oci.records import (
     CONFIG_NAME,
@@ -123,6 +124,7 @@ def create(store: Store, order: Order) -> Made:
         directory = stack.enter_context(store.claim(order.id))
         directory.lock()
         record = first_record(order, config)
+        record.hooks = hooks.kinds_in(text)
         try:
             directory.write(record)
             directory.write_file(CONFIG_NAME, text)
@@ -211,7 +213,7 @@ def _make(
         request = start_request(record, order, slots, cgroup)
         if order.hold:
             slots.add(bind_socket(directory, stack))
-        made = plan_start(config, host, request, order.preserved)
+        made = plan_start(config, host, request, order.preserved, record.rootfs)
         for warning in made.warnings:
             order.warn(warning)
         offspring = Offspring(made, slots.fds, order.warn)
@@ -222,10 +224,15 @@ def _make(
             raise
 
 
-def plan_start(config: Config, host: HostFacts, request: StartRequest, preserved: int) -> Plan:
-    """The plan of the container's first process, which is told of its preserved descriptors."""
-    if preserved and config.process is not None:
-        config = structs.replace(config, process=with_listen_fds(config.process, preserved))
+def plan_start(
+    config: Config, host: HostFacts, request: StartRequest, preserved: int, rootfs: str
+) -> Plan:
+    """The plan of the container's first process, which is told HOME and of its descriptors."""
+    if config.process is not None:
+        process = with_home(config.process, rootfs)
+        if preserved:
+            process = with_listen_fds(process, preserved)
+        config = structs.replace(config, process=process)
     return plan(config, host, request)
 
 
