@@ -62,8 +62,6 @@ def _order(
 ) -> Order:
     if len(arguments.rest) != 1:
         raise InvalidArgument("a container id is needed, and nothing more")
-    if arguments.on("no-pivot"):
-        context.log.warn("--no-pivot does nothing: the root is always changed with pivot_root")
     return Order(
         arguments.rest[0],
         arguments.text("bundle") or os.getcwd(),
@@ -73,6 +71,7 @@ def _order(
         pid_file=arguments.text("pid-file"),
         preserved=arguments.number("preserve-fds"),
         keyring=not arguments.on("no-new-keyring"),
+        no_pivot=arguments.on("no-pivot"),
         hold=hold,
         waits=waits,
     )

@@ -33,7 +33,7 @@ from onggi.sandbox.oci.records import (
     Store,
     write_whole,
 )
-from onggi.specs.runtime import MAX_CONFIG_BYTES, Config, Linux, Process, parse_config
+from onggi.specs.runtime import MAX_CONFIG_BYTES, SPEC_VERSION, Config, Linux, Process, parse_config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Order:
         "hold",
         "id",
         "keyring",
+        "no_pivot",
         "pid_file",
         "preserved",
         "waits",
@@ -75,6 +76,7 @@ class Order:
         pid_file: str = "",
         preserved: int = 0,
         keyring: bool = True,
+        no_pivot: bool = False,
         hold: bool = True,
         waits: bool = False,
     ) -> None:
@@ -85,6 +87,7 @@ class Order:
         self.pid_file = pid_file
         self.preserved = preserved
         self.keyring = keyring
+        self.no_pivot = no_pivot
         self.hold = hold
         self.waits = waits
         self.warn = warn
@@ -124,7 +127,6 @@ def create(store: Store, order: Order) -> Made:
         directory = stack.enter_context(store.claim(order.id))
         directory.lock()
         record = first_record(order, config)
-        record.hooks = hooks.kinds_in(text)
         try:
             directory.write(record)
             directory.write_file(CONFIG_NAME, text)
@@ -178,7 +180,7 @@ def first_record(order: Order, config: Config) -> Record:
     now = datetime.datetime.now(datetime.UTC)
     return Record(
         id=order.id,
-        oci_version=config.oci_version,
+        oci_version=SPEC_VERSION,
         bundle=order.bundle,
         rootfs=os.path.normpath(os.path.join(order.bundle, root)),
         created=now.strftime("%Y-%m-%dT%H:%M:%S.%f000Z"),
@@ -189,6 +191,7 @@ def first_record(order: Order, config: Config) -> Record:
         owns_pids=any(n.type == "pid" and not n.path for n in (config.linux or Linux()).namespaces),
         terminal=config.process is not None and config.process.terminal,
         preserved=order.preserved,
+        hooks=hooks.later(config),
     )
 
 
@@ -291,6 +294,8 @@ def start_request(
         borrowed=len(slots.fds) + int(order.hold),
         idmap_sources=False,
         keyring=f"_ses.{record.id}" if order.keyring else "",
+        container_id=record.id,
+        no_pivot=order.no_pivot,
     )
 
 

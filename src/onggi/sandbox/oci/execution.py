@@ -105,6 +105,9 @@ def execute(directory: Directory, make: Callable[[Config], Process], order: Exec
             cgroup_files=cgroup.task_paths() if cgroup else (),
             cgroup_slot=cgroup_slot,
             keyring=f"_ses.{record.id}",
+            container_id=record.id,
+            bundle=record.bundle,
+            container_pid=record.pid,
         )
         plan = plan_exec(process, config, probe(), request)
         for warning in plan.warnings:

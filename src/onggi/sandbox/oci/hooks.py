@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-LATER = ("poststart", "poststop")
+    from onggi.specs.runtime import Config
 
 
-def kinds_in(config: bytes) -> list[str]:
+def later(config: Config) -> list[str]:
     """Which kinds of hooks a configuration has for later verbs."""
-    if not any(f'"{kind}"'.encode() in config for kind in LATER):
-        return []
-    hooks = jsontext.decode(config).get("hooks", {})
-    return [kind for kind in LATER if hooks.get(kind)]
+    found = {}
+    if config.hooks is not None:
+        found = {"poststart": config.hooks.poststart, "poststop": config.hooks.poststop}
+    return [kind for kind, hooks in found.items() if hooks]
 
 
 def run(
