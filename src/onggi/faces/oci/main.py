@@ -158,9 +158,22 @@ def _open_standard_descriptors() -> None:
             os.open("/dev/null", os.O_RDWR)  # the lowest that is free: this one
 
 
+def load_all() -> None:
+    """Import everything that a verb may need."""
+    for name in ROOMS:
+        load(name)
+    for room in ("foreground", "about"):
+        __import__(f"onggi.faces.oci.{room}")
+
+
 def command() -> None:
-    """The console script."""
-    sys.exit(main())
+    """The console script. The next command finds a warm process, if it is to have one."""
+    code = main()
+    if "ONGGI_RUNTIME_WARM" in os.environ:
+        from onggi.faces.oci.warming import begin  # noqa: PLC0415
+
+        begin()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

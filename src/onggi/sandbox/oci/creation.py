@@ -22,7 +22,7 @@ from onggi.runtime.plan import plan
 from onggi.runtime.request import Caller, StartRequest
 from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Started
-from onggi.sandbox.oci import ending, hooks, limits
+from onggi.sandbox.oci import caller, ending, hooks, limits
 from onggi.sandbox.oci.home import with_home
 from onggi.sandbox.oci.offspring import Offspring
 from onggi.sandbox.oci.records import (
@@ -122,7 +122,7 @@ def create(store: Store, order: Order) -> Made:
         order.console_socket,
         detached=not order.waits,
     )
-    host = probe()
+    host = probe(caller.current.pid)
     with ExitStack() as stack:
         directory = stack.enter_context(store.claim(order.id))
         directory.lock()

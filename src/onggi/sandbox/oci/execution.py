@@ -14,6 +14,7 @@ from onggi.kernel.cgroups.driver import Cgroup
 from onggi.runtime.host import probe
 from onggi.runtime.plan import plan_exec
 from onggi.runtime.request import Caller, ExecRequest
+from onggi.sandbox.oci import caller
 from onggi.sandbox.oci.creation import (
     Slots,
     check_terminal,
@@ -109,7 +110,7 @@ def execute(directory: Directory, make: Callable[[Config], Process], order: Exec
             bundle=record.bundle,
             container_pid=record.pid,
         )
-        plan = plan_exec(process, config, probe(), request)
+        plan = plan_exec(process, config, probe(caller.current.pid), request)
         for warning in plan.warnings:
             order.warn(warning)
         offspring = Offspring(plan, slots.fds, order.warn)

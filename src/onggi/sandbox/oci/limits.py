@@ -15,6 +15,7 @@ from onggi.kernel.cgroups.devices import ALWAYS_ALLOWED
 from onggi.kernel.cgroups.driver import Cgroup
 from onggi.kernel.cgroups.layout import CgroupLayout
 from onggi.runtime.host import HostFacts
+from onggi.sandbox.oci import caller
 from onggi.specs.runtime import Config, DeviceRule, Linux, Resources
 
 TYPE_CHECKING = False
@@ -33,7 +34,9 @@ def path_of(config: Config, container_id: str, layout: CgroupLayout) -> str:
 
 
 def _own_path(layout: CgroupLayout) -> str:
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+    with open(
+        f"/proc/{caller.current.pid}/cgroup", encoding="utf-8", errors="surrogateescape"
+    ) as file:
         rows = [line.rstrip("\n").split(":", 2) for line in file]
     if layout.mode == "v2":
         return posixpath.dirname(next((path for _, names, path in rows if not names), "/"))

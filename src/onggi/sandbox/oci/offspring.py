@@ -18,6 +18,7 @@ from onggi.sandbox import messages
 from onggi.sandbox.keel import Keel, spawn
 from onggi.sandbox.messages import Exited, Failed, MonitorEvent, Started, Warned
 from onggi.sandbox.monitor import passed, socket_pair
+from onggi.sandbox.oci import caller
 
 _DESCRIPTORS = socket.CMSG_SPACE(4 * messages.MAX_DESCRIPTORS)
 
@@ -34,12 +35,11 @@ class Offspring:
         self._plan = plan
         self._warn = warn
         with ExitStack() as stack:
-            keel = stack.enter_context(Keel())
             memfd = stack.enter_context(sealed_memfd("plan", plan.encode()))
             self._control, theirs = socket_pair()
             stack.enter_context(theirs)
             try:
-                self._keel_pid = spawn(keel, "create", [memfd, theirs.fileno(), *borrowed], ())
+                self._keel_pid = _spawn([memfd, theirs.fileno(), *borrowed])
             except BaseException:
                 self._control.close()
                 raise
@@ -101,3 +101,10 @@ class Offspring:
             if not packet:
                 return None
             return messages.decode(packet, fds[0] if fds else None, tuple(fds[1:]))
+
+
+def _spawn(sources: Sequence[int]) -> int:
+    if caller.current.spawn is not None:
+        return caller.current.spawn([caller.current.keel, *sources])
+    with Keel() as keel:
+        return spawn(keel, "create", sources, ())
