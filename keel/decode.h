@@ -12,7 +12,7 @@ enum opcode {
 #include "steps.def"
 #undef STEP
     STEP_FIRST_OF_INIT = STEP_SET_ROOT_PROPAGATION,
-    STEP_LIMIT = STEP_BIND_SOCKETS + 1,
+    STEP_LIMIT = STEP_HOLD + 1,
 };
 
 enum { MAX_FIELDS = 11, SLOTS = 256, NO_SLOT = 255 };

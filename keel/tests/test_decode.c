@@ -122,19 +122,53 @@ static void test_fields(void) {
     refuse(&buffer, 0, "a string is cut short or not ended by NUL");
 }
 
+static void put_filter_plan(struct buffer *buffer, uint64_t agent, uint64_t state) {
+    begin_plan(buffer, 4);
+    put_supervise(buffer, 0);
+    put_clone(buffer, 0, -1);
+    begin_step(buffer, 37, 0);
+    put(buffer, 0, 8);
+    put(buffer, 8, 4);
+    put(buffer, 0x7fff000000000006, 8);
+    put(buffer, 0, 1);
+    put(buffer, agent, 8);
+    put(buffer, state, 8);
+    end_step(buffer);
+    put_execute(buffer, "x", 1);
+}
+
 static void test_a_filter_may_hold_nul(void) {
+    struct buffer buffer;
+    put_filter_plan(&buffer, 255, 255);
+    CHECK(decode(&buffer, buffer.size) == 0);
+    put_filter_plan(&buffer, 3, 4);
+    CHECK(decode(&buffer, buffer.size) == 0);
+    put_filter_plan(&buffer, 3, 255);
+    refuse(&buffer, 2, "an agent and what it is told go together");
+    put_filter_plan(&buffer, 256, 256);
+    refuse(&buffer, 2, "no such slot");
+}
+
+static void put_agent(struct buffer *buffer, uint64_t slot) {
+    begin_step(buffer, 12, 0);
+    put(buffer, slot, 8);
+    put(buffer, 7, 8);
+    put_text(buffer, "/run/agent");
+    put(buffer, 0, 4);
+    end_step(buffer);
+}
+
+static void test_an_agent_is_told_of_a_child(void) {
     struct buffer buffer;
     begin_plan(&buffer, 4);
     put_supervise(&buffer, 0);
+    put_agent(&buffer, 6);
+    refuse(&buffer, 1, "a step of the child comes before CLONE_INTO");
+    begin_plan(&buffer, 4);
+    put_supervise(&buffer, 0);
     put_clone(&buffer, 0, -1);
-    begin_step(&buffer, 37, 0);
-    put(&buffer, 0, 8);
-    put(&buffer, 8, 4);
-    put(&buffer, 0x7fff000000000006, 8);
-    put(&buffer, 0, 1);
-    end_step(&buffer);
-    put_execute(&buffer, "x", 1);
-    CHECK(decode(&buffer, buffer.size) == 0);
+    put_agent(&buffer, 255);
+    refuse(&buffer, 2, "no such slot");
 }
 
 /* A plan with one step of a batch of two messages, the second of `length` bytes by its word. */
@@ -233,5 +267,6 @@ int main(void) {
     test_order();
     test_fields();
     test_a_filter_may_hold_nul();
+    test_an_agent_is_told_of_a_child();
     return 0;
 }

@@ -88,7 +88,7 @@ static int monitor_main(int control, const struct supervise_config *cfg, const c
         monitor_prepare(&m);
         errno = ENOENT;
         fail(&m.failure, "execve", "/nowhere");
-        control_send_failed(&m, KEEL_FAILED, &m.failure);
+        control_send_failed(m.control, KEEL_FAILED, &m.failure);
         monitor_close(&m);
         return 2;
     }

@@ -109,6 +109,8 @@ def test_a_plan_is_json_with_the_filter_as_its_digest() -> None:
     assert value["steps"][0]["fields"] == {
         "flags": 1,
         "program": {"length": 8, "sha256": hashlib.sha256(b"12345678").hexdigest()},
+        "agent": 255,
+        "state": 255,
     }
     assert value["steps"][1] == {
         "step": "SetHostname",

@@ -1,8 +1,11 @@
 """The steps a container start consists of; see `base` for what a step is, `table` for all."""
 
 from onggi.runtime.steps.base import CLONE_FLAGS, MAGIC, NO_SLOT, Actor, Plan, Step, namespace_names
+from onggi.runtime.steps.hooks import RunHook, RunHostHook
 from onggi.runtime.steps.host import (
     CloneInto,
+    ConnectAgent,
+    HandOver,
     IdmapTree,
     JoinCgroups,
     OpenTree,
@@ -24,6 +27,7 @@ from onggi.runtime.steps.mounts import (
     MOUNT_ATTR_RDONLY,
     AttachRoot,
     BindTree,
+    ChangeMount,
     MakeDevice,
     MakeDirectory,
     MakeSymlink,
@@ -40,10 +44,19 @@ from onggi.runtime.steps.process import (
     BecomeUser,
     ChangeDirectory,
     Execute,
+    Hold,
     LoadSeccomp,
     OpenTerminal,
+    SetLabel,
     SetNoNewPrivileges,
     SetUmask,
+)
+from onggi.runtime.steps.scheduling import (
+    SetCpuAffinity,
+    SetIoPriority,
+    SetMemoryPolicy,
+    SetPersonality,
+    SetScheduler,
 )
 from onggi.runtime.steps.table import STEPS
 
@@ -59,9 +72,13 @@ __all__ = [
     "BindSockets",
     "BindTree",
     "ChangeDirectory",
+    "ChangeMount",
     "CloneInto",
     "ConfigureNetwork",
+    "ConnectAgent",
     "Execute",
+    "HandOver",
+    "Hold",
     "IdmapTree",
     "JoinCgroups",
     "JoinKeyring",
@@ -77,15 +94,23 @@ __all__ = [
     "PivotRoot",
     "Plan",
     "RaiseLoopback",
+    "RunHook",
+    "RunHostHook",
     "SendNetlink",
+    "SetCpuAffinity",
     "SetDomainname",
     "SetHostname",
+    "SetIoPriority",
+    "SetLabel",
+    "SetMemoryPolicy",
     "SetNoNewPrivileges",
     "SetOomScore",
     "SetPathReadonly",
+    "SetPersonality",
     "SetRlimit",
     "SetRootPropagation",
     "SetRootReadonly",
+    "SetScheduler",
     "SetTimeOffsets",
     "SetUmask",
     "Step",

@@ -1,0 +1,89 @@
+"""`create` and `run`."""
+
+from __future__ import annotations
+
+import os
+
+from onggi.errors import InvalidArgument
+from onggi.faces.oci.arguments import SWITCH, VALUE
+from onggi.sandbox.oci import creation
+from onggi.sandbox.oci.creation import Made, Order
+from onggi.sandbox.oci.records import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from onggi.faces.oci.arguments import Arguments
+    from onggi.faces.oci.main import Context
+
+_BOTH = {
+    "b bundle": VALUE,
+    "f config": VALUE,
+    "console-socket": VALUE,
+    "pid-file": VALUE,
+    "no-pivot": SWITCH,
+    "no-new-keyring": SWITCH,
+    "preserve-fds": VALUE,
+    "no-subreaper": SWITCH,
+}
+
+
+def create(context: Context, arguments: Arguments) -> None:
+    """Make a container that waits for `start`."""
+    made = creation.create(Store(context.root), _order(context, arguments))
+    _leave(made)
+
+
+def run(context: Context, arguments: Arguments) -> int:
+    """Make a container and start it; unless detached, stay until it has ended and delete it."""
+    detached = arguments.on("detach")
+    store = Store(context.root)
+    order = _order(context, arguments, hold=False, waits=not detached)
+    made = creation.create(store, order)
+    if made.record.hooks:
+        from onggi.faces.oci.changing import run_hooks  # noqa: PLC0415
+
+        with store.open(order.id) as directory:
+            run_hooks(context, "poststart", directory, made.record)
+    if detached:
+        _leave(made)
+        return 0
+    from onggi.faces.oci.foreground import stay  # noqa: PLC0415
+
+    code = stay(made.offspring, made.pidfd, made.terminal)
+    if not arguments.on("keep"):
+        from onggi.faces.oci.changing import remove  # noqa: PLC0415
+
+        remove(context, order.id, force=False)
+    return code
+
+
+def _order(
+    context: Context, arguments: Arguments, *, hold: bool = True, waits: bool = False
+) -> Order:
+    if len(arguments.rest) != 1:
+        raise InvalidArgument("a container id is needed, and nothing more")
+    return Order(
+        arguments.rest[0],
+        arguments.text("bundle") or os.getcwd(),
+        context.log.warn,
+        config_path=arguments.text("config"),
+        console_socket=arguments.text("console-socket"),
+        pid_file=arguments.text("pid-file"),
+        preserved=arguments.number("preserve-fds"),
+        keyring=not arguments.on("no-new-keyring"),
+        no_pivot=arguments.on("no-pivot"),
+        hold=hold,
+        waits=waits,
+    )
+
+
+def _leave(made: Made) -> None:
+    """The container is its caller's from here on."""
+    os.close(made.pidfd)
+    made.offspring.close()
+
+
+VERBS = {
+    "create": (_BOTH, create),
+    "run": ({**_BOTH, "d detach": SWITCH, "keep": SWITCH}, run),
+}
