@@ -15,7 +15,6 @@ from tests.conformance import cell, report, sources
 from tests.conformance.running import Result, run_all
 from tests.conformance.suites import SUITES
 
-OURS = "onggi-runtime"
 PEERS = ("runc", "crun")
 CACHE = Path("build/conformance")
 
@@ -39,12 +38,15 @@ def main() -> int:
         for result in run_all(cases, runtimes, logs, arguments.at_once):
             results.append(result)
             print(f"{result.verdict:5} {result.runtime:14} {result.case.suite}: {result.case.name}")
-    return report.say(results, whole=not arguments.only)
+    whole = not arguments.only and set(arguments.suites.split(",")) == set(SUITES)
+    return report.say(results, cache / "results.json", whole=whole)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.conformance", description=__doc__)
-    parser.add_argument("--runtimes", default=",".join((OURS, *PEERS)), help="names or paths")
+    parser.add_argument(
+        "--runtimes", default=",".join((report.OURS, *PEERS)), help="names or paths"
+    )
     parser.add_argument("--suites", default=",".join(SUITES))
     parser.add_argument("--only", default="", help="cases whose name has this expression")
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1)

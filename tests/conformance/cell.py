@@ -146,9 +146,10 @@ def _outside(
         mount("tmpfs", Path("/run"), "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
         if os.fork() == 0:
             _init(terminal, tell, argv)
-    except BaseException as error:
+    except OSError as error:
         print(f"cell: {error}", file=sys.stderr, flush=True)
-    os._exit(0)
+    finally:
+        os._exit(0)
 
 
 def _init(terminal: int, tell: int, argv: list[str]) -> None:
