@@ -17,7 +17,16 @@ _SIGTERM = 15
 
 def start(context: Context, arguments: Arguments) -> None:
     """Let the application of a created container begin."""
-    with Store(context.root).open(one_id(arguments)) as directory:
+    begin(context, one_id(arguments))
+
+
+def begin(context: Context, container_id: str) -> None:
+    """Start a created container.
+
+    Raises:
+        FailedPrecondition: it is not created. StartFailed: it cannot be executed.
+    """
+    with Store(context.root).open(container_id) as directory:
         directory.lock(wait=True)
         record = directory.read()
         starting.start(directory, record, context.log.warn)

@@ -32,14 +32,16 @@ def run_exec(context: Context, arguments: Arguments) -> int:
         ignore_paused=arguments.on("ignore-paused"),
         cgroup=(arguments.many("cgroup") or [""])[-1],
     )
+    from onggi.faces.oci.foreground import keep_signals, stay  # noqa: PLC0415
+
+    if not detached:
+        keep_signals()
     with Store(context.root).open(arguments.rest[0]) as directory:
         running = execute(directory, lambda config: process_of(config, arguments), order)
     if detached:
         os.close(running.pidfd)
         running.offspring.close()
         return 0
-    from onggi.faces.oci.foreground import stay  # noqa: PLC0415
-
     return stay(running.offspring, running.pidfd, running.terminal)
 
 

@@ -33,7 +33,12 @@ _OWN = frozenset(
         "SIGCONT", "SIGPROF",
     )
 )  # fmt: skip
-_LAST_CLASSIC = 31
+_FORWARDED = frozenset(range(1, 32)) - _OWN
+
+
+def keep_signals() -> None:
+    """Before there is somebody to forward them to: signals wait until `stay` takes them."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _FORWARDED)
 
 
 def stay(offspring: Offspring, pidfd: int, terminal: int = -1) -> int:
@@ -71,12 +76,12 @@ class _Signals:
     def __enter__(self) -> _Signals:
         self._before = {}
         self._wakeup = _signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        for number in range(1, _LAST_CLASSIC + 1):
-            if number not in _OWN:
-                self._before[number] = _signal.signal(number, _ignore)
+        for number in _FORWARDED:
+            self._before[number] = _signal.signal(number, _ignore)
         if self._terminal >= 0:
             self._before[_signal.SIGWINCH] = _signal.signal(_signal.SIGWINCH, _ignore)
             _copy_size(self._terminal)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _FORWARDED)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,7 +133,7 @@ class _Streams:
             self._saved = termios.tcgetattr(0)
             import tty  # noqa: PLC0415
 
-            tty.setraw(0)
+            tty.setraw(0, termios.TCSANOW)  # what was typed ahead is for the container
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,6 +6,7 @@ import os
 
 from onggi.errors import InvalidArgument
 from onggi.faces.oci.arguments import SWITCH, VALUE
+from onggi.faces.oci.changing import begin, remove
 from onggi.sandbox.oci import creation
 from onggi.sandbox.oci.creation import Made, Order
 from onggi.sandbox.oci.records import Store
@@ -36,30 +37,28 @@ def create(context: Context, arguments: Arguments) -> None:
 def run(context: Context, arguments: Arguments) -> int:
     """Make a container and start it; unless detached, stay until it has ended and delete it."""
     detached = arguments.on("detach")
-    store = Store(context.root)
-    order = _order(context, arguments, hold=False, waits=not detached)
-    made = creation.create(store, order)
-    if made.record.hooks:
-        from onggi.faces.oci.changing import run_hooks  # noqa: PLC0415
+    order = _order(context, arguments, waits=not detached)
+    made = creation.create(Store(context.root), order)
+    from onggi.faces.oci.foreground import keep_signals, stay  # noqa: PLC0415
 
-        with store.open(order.id) as directory:
-            run_hooks(context, "poststart", directory, made.record)
+    if not detached:
+        keep_signals()
+    try:
+        begin(context, order.id)
+    except BaseException:
+        _leave(made)
+        remove(context, order.id, force=True)
+        raise
     if detached:
         _leave(made)
         return 0
-    from onggi.faces.oci.foreground import stay  # noqa: PLC0415
-
     code = stay(made.offspring, made.pidfd, made.terminal)
     if not arguments.on("keep"):
-        from onggi.faces.oci.changing import remove  # noqa: PLC0415
-
         remove(context, order.id, force=False)
     return code
 
 
-def _order(
-    context: Context, arguments: Arguments, *, hold: bool = True, waits: bool = False
-) -> Order:
+def _order(context: Context, arguments: Arguments, *, waits: bool = False) -> Order:
     if len(arguments.rest) != 1:
         raise InvalidArgument("a container id is needed, and nothing more")
     return Order(
@@ -72,7 +71,6 @@ def _order(
         preserved=arguments.number("preserve-fds"),
         keyring=not arguments.on("no-new-keyring"),
         no_pivot=arguments.on("no-pivot"),
-        hold=hold,
         waits=waits,
     )
 

@@ -47,15 +47,14 @@ FIRST_PRESERVED_FD = 3
 class Order:
     """What `create` and `run` are told.
 
-    `preserved`: how many descriptors from 3 on the application gets. `hold`: wait for `start`.
-    `waits`: the caller stays until the end, and takes the terminal itself.
+    `preserved`: how many descriptors from 3 on the application gets. `waits`: the caller stays
+    until the end, and takes the terminal itself.
     """
 
     __slots__ = (
         "bundle",
         "config_path",
         "console_socket",
-        "hold",
         "id",
         "keyring",
         "no_pivot",
@@ -77,7 +76,6 @@ class Order:
         preserved: int = 0,
         keyring: bool = True,
         no_pivot: bool = False,
-        hold: bool = True,
         waits: bool = False,
     ) -> None:
         self.id = container_id
@@ -85,10 +83,9 @@ class Order:
         self.config_path = config_path or f"{self.bundle}/{CONFIG_NAME}"
         self.console_socket = console_socket
         self.pid_file = pid_file
-        self.preserved = preserved
+        self.preserved = preserved + listened_fds()
         self.keyring = keyring
         self.no_pivot = no_pivot
-        self.hold = hold
         self.waits = waits
         self.warn = warn
 
@@ -214,9 +211,8 @@ def _make(
         console = stack.enter_context(connect_console(order.console_socket))
         slots = Slots(stack)
         request = start_request(record, order, slots, cgroup)
-        if order.hold:
-            slots.add(bind_socket(directory, stack))
-        made = plan_start(config, host, request, order.preserved, record.rootfs)
+        slots.add(bind_socket(directory, stack))
+        made = plan_start(config, host, request, record.rootfs)
         for warning in made.warnings:
             order.warn(warning)
         offspring = Offspring(made, slots.fds, order.warn)
@@ -227,24 +223,28 @@ def _make(
             raise
 
 
-def plan_start(
-    config: Config, host: HostFacts, request: StartRequest, preserved: int, rootfs: str
-) -> Plan:
+def plan_start(config: Config, host: HostFacts, request: StartRequest, rootfs: str) -> Plan:
     """The plan of the container's first process, which is told HOME and of its descriptors."""
     if config.process is not None:
-        process = with_home(config.process, rootfs)
-        if preserved:
-            process = with_listen_fds(process, preserved)
+        process = with_listen_fds(with_home(config.process, rootfs))
         config = structs.replace(config, process=process)
     return plan(config, host, request)
 
 
-def with_listen_fds(process: Process, count: int) -> Process:
-    """The process with the variables by which it knows its descriptors.
+def listened_fds() -> int:
+    """How many sockets, from 3 on, the caller's manager has opened for the application.
 
     Source: sd_listen_fds(3).
     """
-    if not os.environ.get("LISTEN_FDS"):
+    count, pid = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
+    for_us = not pid or pid == str(os.getpid())
+    return int(count) if for_us and count.isdecimal() and len(count) < 4 else 0
+
+
+def with_listen_fds(process: Process) -> Process:
+    """The process with the variables by which it knows its sockets, if there are any."""
+    count = listened_fds()
+    if not count:
         return process
     added = (f"LISTEN_FDS={count}", "LISTEN_PID=1")
     return structs.replace(process, env=(*process.env, *added))
@@ -283,7 +283,7 @@ def start_request(
     """What the planner is told of this host and caller. The socket to hold at comes last."""
     cgroup_slot = slots.add_cgroup(cgroup)
     preserved = slots.add_preserved(order.preserved)
-    hold_slot = len(slots.fds) if order.hold else -1
+    hold_slot = len(slots.fds)
     return StartRequest(
         supervision=Caller(waits=order.waits, preserved=preserved, hold_slot=hold_slot),
         # the root is attached over itself, in the container's mount namespace only
@@ -291,7 +291,7 @@ def start_request(
         bundle=record.bundle,
         cgroup_files=cgroup.task_paths() if cgroup else (),
         cgroup_slot=cgroup_slot,
-        borrowed=len(slots.fds) + int(order.hold),
+        borrowed=hold_slot + 1,
         idmap_sources=False,
         keyring=f"_ses.{record.id}" if order.keyring else "",
         container_id=record.id,

@@ -109,6 +109,7 @@ def delete(directory: Directory, *, force: bool, before: Callable[[Record], None
 
     Raises:
         FailedPrecondition: it has not ended. Conflict: another command is at it.
+        NotFound: another command has removed it.
     """
     try:
         record = directory.read()

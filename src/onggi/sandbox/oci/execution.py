@@ -19,6 +19,7 @@ from onggi.sandbox.oci.creation import (
     Slots,
     check_terminal,
     connect_console,
+    listened_fds,
     send_terminal,
     with_listen_fds,
 )
@@ -60,7 +61,7 @@ class ExecOrder:
         self.warn = warn
         self.console_socket = console_socket
         self.pid_file = pid_file
-        self.preserved = preserved
+        self.preserved = preserved + listened_fds()
         self.detached = detached
         self.ignore_paused = ignore_paused
         self.cgroup = cgroup
@@ -94,9 +95,7 @@ def execute(directory: Directory, make: Callable[[Config], Process], order: Exec
         slots = Slots(stack)
         pidfd = open_process(record)
         slots.add(stack.enter_context(pidfd))
-        process = with_home(process, f"/proc/{record.pid}/root")
-        if order.preserved:
-            process = with_listen_fds(process, order.preserved)
+        process = with_listen_fds(with_home(process, f"/proc/{record.pid}/root"))
         cgroup = _cgroup(record, order.cgroup)
         cgroup_slot = slots.add_cgroup(cgroup)
         preserved = slots.add_preserved(order.preserved)

@@ -182,12 +182,18 @@ class Directory:
         """Be the only one who changes this container, until it is closed.
 
         Raises:
-            Conflict: another command is at it.
+            Conflict: another command is at it. NotFound: it was removed meanwhile.
         """
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise Conflict(f"another command is at work on container {self.id}") from None
+        try:
+            same = os.path.samestat(os.stat(self.path), os.fstat(self.fd))
+        except FileNotFoundError:
+            same = False
+        if not same:  # what is there now, if anything, is a container of its own
+            raise missing(self.id)
 
     def read(self) -> Record:
         """Its record.

@@ -88,4 +88,4 @@ def _plan_again(directory: Directory, record: Record):  # type: ignore[no-untype
     cgroup = cgroup_of(record) if record.cgroup else None
     with ExitStack() as stack:
         request = creation.start_request(record, order, creation.Slots(stack), cgroup)
-        return creation.plan_start(config, probe(), request, record.preserved, record.rootfs)
+        return creation.plan_start(config, probe(), request, record.rootfs)
