@@ -35,7 +35,9 @@ def show_spec(context: Context, arguments: Arguments) -> None:
 
 def example(*, rootless: bool) -> dict[str, Any]:
     """A configuration that runs a shell with little more than nothing."""
-    kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup"]
+    kinds = ["pid", "network", "ipc", "uts", "mount"]
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        kinds.append("cgroup")  # on v1, where what is inside may expect the host's paths, as runc
     linux: dict[str, Any] = {
         "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "namespaces": [{"type": kind} for kind in kinds],

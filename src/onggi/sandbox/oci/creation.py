@@ -83,7 +83,7 @@ class Order:
         self.config_path = config_path or f"{self.bundle}/{CONFIG_NAME}"
         self.console_socket = console_socket
         self.pid_file = pid_file
-        self.preserved = preserved + listened_fds()
+        self.preserved = preserved
         self.keyring = keyring
         self.no_pivot = no_pivot
         self.waits = waits
@@ -163,7 +163,7 @@ def check_terminal(terminal: bool, console_socket: str, *, detached: bool) -> No
     if terminal and detached and not console_socket:
         raise InvalidArgument(
             "cannot allocate tty if runtime will detach without setting console socket",
-            hint="give --console-socket, or set process.terminal to false",
+            hint="use --console-socket, or set process.terminal to false",
         )
     if console_socket and not (terminal and detached):
         raise InvalidArgument(
@@ -231,6 +231,25 @@ def plan_start(config: Config, host: HostFacts, request: StartRequest, rootfs: s
     return plan(config, host, request)
 
 
+def handed_down(asked: int) -> int:
+    """How many descriptors from 3 on the application gets: those asked for, and its sockets.
+
+    Closed ones at the end are none; an application knows the others by their numbers.
+    """
+    count = asked + listened_fds()
+    while count and not _is_open(FIRST_PRESERVED_FD + count - 1):
+        count -= 1
+    return count
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
 def listened_fds() -> int:
     """How many sockets, from 3 on, the caller's manager has opened for the application.
 
@@ -296,6 +315,7 @@ def start_request(
         keyring=f"_ses.{record.id}" if order.keyring else "",
         container_id=record.id,
         no_pivot=order.no_pivot,
+        environment=tuple(f"{name}={value}" for name, value in os.environ.items()),
     )
 
 

@@ -19,7 +19,6 @@ from onggi.sandbox.oci.creation import (
     Slots,
     check_terminal,
     connect_console,
-    listened_fds,
     send_terminal,
     with_listen_fds,
 )
@@ -61,7 +60,7 @@ class ExecOrder:
         self.warn = warn
         self.console_socket = console_socket
         self.pid_file = pid_file
-        self.preserved = preserved + listened_fds()
+        self.preserved = preserved
         self.detached = detached
         self.ignore_paused = ignore_paused
         self.cgroup = cgroup
