@@ -57,6 +57,32 @@ static int wait_for_start(int listener) {
     }
 }
 
+static void let_go(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* The slots that steps after this one use: a filter's agent. */
+static int is_needed(const struct walk *walk, const struct step *step, unsigned slot) {
+    const struct step *end = walk->plan->steps + walk->plan->count;
+    for (const struct step *later = step + 1; later < end; later++)
+        if (later->opcode == STEP_LOAD_SECCOMP &&
+            (number_of(later, 2) == slot || number_of(later, 3) == slot))
+            return 1;
+    return slot == number_of(step, 0);
+}
+
+/* Trees and cgroups of the host are not to stay open while nobody knows for how long. */
+static void drop_unneeded(struct walk *walk, const struct step *step) {
+    for (unsigned slot = 0; slot < SLOT_LIMIT; slot++)
+        if (!is_needed(walk, step, slot))
+            let_go(&walk->slot[slot]);
+    let_go(&walk->root);
+    let_go(&walk->root_place);
+    let_go(&walk->empty_tree);
+}
+
 int step_hold(struct walk *walk, const struct step *step) {
     if (slot_get(walk, number_of(step, 0)) < 0 || find_executable(walk) < 0 ||
         init_disarm(walk) < 0)
@@ -67,13 +93,12 @@ int step_hold(struct walk *walk, const struct step *step) {
         return fail(walk->failure, "listen", "the start socket");
     if (baton_send(walk, BATON_HELD, 0) < 0)
         return fail(walk->failure, "sendmsg", "the baton");
-    close(walk->baton);
-    walk->baton = -1;
+    let_go(&walk->baton);
+    drop_unneeded(walk, step);
     walk->starter = wait_for_start(listener);
     if (walk->starter < 0)
         _exit(1); /* nobody could be told */
-    close(listener);
-    walk->slot[number_of(step, 0)] = -1;
+    let_go(&walk->slot[number_of(step, 0)]);
     return 0;
 }
 

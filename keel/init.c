@@ -139,6 +139,7 @@ static int live(struct walk *walk, int user_namespace_joined) {
     uint32_t index = walk->plan->clone_index + 1;
     enum baton_kind kind = BATON_GONE;
     walk->armed = 1;
+    close(CONTROL_FD); /* its end is to tell that the monitor has ended */
     if (enter_cgroups(walk) < 0 || init_arm(walk) < 0)
         return -1;
     prctl(PR_SET_NAME, "keel:init");

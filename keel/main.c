@@ -11,7 +11,7 @@
 #include "syscalls.h"
 #include "walk.h"
 
-enum { PLAN_FD = 3, CONTROL_FD = 4, MAX_PLAN_BYTES = 64 << 20, EXIT_USAGE = 2 };
+enum { PLAN_FD = 3, MAX_PLAN_BYTES = 64 << 20, EXIT_USAGE = 2 };
 
 /* The failure report makes it too large for a stack frame. */
 static struct monitor the_monitor;

@@ -58,7 +58,7 @@ void slot_fill(struct walk *walk, unsigned slot, int fd);
 /* The descriptor in a slot, or -1 with errno and the failure filled. */
 int slot_get(struct walk *walk, uint64_t slot);
 
-enum { FIRST_SLOT_FD = 5 };
+enum { CONTROL_FD = 4, FIRST_SLOT_FD = 5 };
 
 /* Carry out the plan up to the child's execve; slots 0 … borrowed-1 are the descriptors from
  * FIRST_SLOT_FD on. 0: the application runs; walk->child and the slots
