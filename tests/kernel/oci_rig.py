@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import pytest
@@ -98,6 +101,24 @@ class Bundle:
         self.process["args"] = ["sh", "-c", script]
         self.write()
         return self.call("run", *words, self.name)
+
+    @contextmanager
+    def held(self) -> Iterator[int]:
+        """A container that is created and not started: its pid."""
+        self.process["args"] = ["true"]
+        self.write()
+        pid_file, errors = self.directory / "pid", self.directory / "errors"
+        words = [RUNTIME, "--root", self.root, "create", "--pid-file", pid_file, self.name]
+        with errors.open("wb") as file:  # the container keeps it
+            done = subprocess.run(
+                words, stdin=DEVNULL, stdout=DEVNULL, stderr=file, check=False, cwd=self.directory
+            )
+        assert done.returncode == 0, errors.read_text()
+        try:
+            yield int(pid_file.read_text())
+        finally:
+            done = self.call("delete", "--force", self.name)
+            assert done.returncode == 0, done.stderr
 
     def out(self, script: str) -> str:
         """What a script that succeeds writes."""

@@ -261,7 +261,8 @@ _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
         ENAMETOOLONG="the path of a socket has at most 107 bytes",
     ),
     s.SetScheduler: _of_errno(
-        EPERM="real-time policies and lower nice values need CAP_SYS_NICE on the host",
+        EPERM="real-time policies and lower nice values need CAP_SYS_NICE on the host, and where "
+        "cgroups share out real time (CONFIG_RT_GROUP_SCHED) $.linux.resources.cpu.realtimeRuntime",
         EINVAL="this kernel does not take that policy with these values",
         EBUSY="SCHED_DEADLINE has no time left to give on this machine",
     ),

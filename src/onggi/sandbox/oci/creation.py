@@ -289,7 +289,6 @@ def start_request(
         # the root is attached over itself, in the container's mount namespace only
         root_mountpoint=record.rootfs,
         bundle=record.bundle,
-        container_id=record.id,
         cgroup_files=cgroup.task_paths() if cgroup else (),
         cgroup_slot=cgroup_slot,
         borrowed=hold_slot + 1,
