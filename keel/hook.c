@@ -123,7 +123,7 @@ static int finish_hook(struct walk *walk, const struct step *step, pid_t hook, i
         while (waitpid(hook, NULL, 0) < 0 && errno == EINTR)
             ;
         errno = error;
-        return fail(walk->failure, "execve", "%s hook %s", text_of(step, 0), text_of(step, 1));
+        return fail(walk->failure, "hook", "%s", text_of(step, 1));
     }
     int status = await_hook(hook, output, number_of(step, 5), &said);
     if (status == 0)

@@ -209,7 +209,9 @@ def _plan_names(draft: Draft) -> None:
     if "cgroup" in namespaces.new:
         draft.inside.append(UnshareCgroup())
     if "network" in namespaces.new:
-        draft.inside += [RaiseLoopback(), *_network_steps(request.links)]
+        draft.inside.append(RaiseLoopback())
+    if _connects(draft):
+        draft.inside += _network_steps(request.links)
     elif request.links is not None:
         draft.warn(
             "$.linux.namespaces", "the network is not the container's own: it stays as it is"
@@ -222,10 +224,16 @@ def _plan_names(draft: Draft) -> None:
         draft.inside.append(SetDomainname(name=config.domainname, optional=joined))
 
 
+def _connects(draft: Draft) -> bool:
+    """Whether links lead into the network namespace: the container's, or one named for that."""
+    joined = draft.namespaces.joins("network") and bool(draft.linux.net_devices)
+    return "network" in draft.namespaces.new or joined
+
+
 def _link_steps(draft: Draft) -> list[Step]:
     """The host's part of the links: as soon as the namespace that they lead to exists."""
     links = draft.request.links
-    if links is None or "network" not in draft.namespaces.new or not links.host_messages:
+    if links is None or not _connects(draft) or not links.host_messages:
         return []
     of_links, _ = _divide(links.lines)
     return [

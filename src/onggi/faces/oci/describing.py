@@ -99,6 +99,15 @@ def _mounts(*, rootless: bool) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def show_features(context: Context, arguments: Arguments) -> None:
+    """Print what this version can do on this host."""
+    from onggi.faces.oci.looking import say  # noqa: PLC0415
+    from onggi.runtime.features import features  # noqa: PLC0415
+    from onggi.runtime.host import probe  # noqa: PLC0415
+
+    say(jsontext.pretty(features(probe()), 2))
+
+
 def refuse_checkpoint(context: Context, arguments: Arguments) -> None:
     """Raises: Unsupported."""
     raise Unsupported(
@@ -124,6 +133,7 @@ _CHECKPOINT = {
     ),
 }  # fmt: skip
 VERBS = {
+    "features": ({}, show_features),
     "spec": ({"b bundle": VALUE, "rootless": SWITCH}, show_spec),
     "checkpoint": (_CHECKPOINT, refuse_checkpoint),
     "restore": (_CHECKPOINT, refuse_checkpoint),

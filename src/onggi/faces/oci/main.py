@@ -48,6 +48,7 @@ ROOMS = {
     "update": "limiting",
     "events": "limiting",
     "spec": "describing",
+    "features": "describing",
     "checkpoint": "describing",
     "restore": "describing",
 }

@@ -19,7 +19,7 @@ from onggi.errors import InvalidArgument, SpecError, Unavailable, from_os_error
 from onggi.kernel.liveness import boot_id, own_identity
 from onggi.runtime.host import HostFacts, probe
 from onggi.runtime.plan import plan
-from onggi.runtime.request import Caller, StartRequest
+from onggi.runtime.request import Caller, LinkSetup, StartRequest
 from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Started
 from onggi.sandbox.oci import caller, ending, hooks, limits
@@ -48,12 +48,14 @@ class Order:
     """What `create` and `run` are told.
 
     `preserved`: how many descriptors from 3 on the application gets. `waits`: the caller stays
-    until the end, and takes the terminal itself.
+    until the end, and takes the terminal itself. `connect`: what brings in the network devices
+    that the configuration takes from the host.
     """
 
     __slots__ = (
         "bundle",
         "config_path",
+        "connect",
         "console_socket",
         "id",
         "keyring",
@@ -76,6 +78,7 @@ class Order:
         preserved: int = 0,
         keyring: bool = True,
         no_pivot: bool = False,
+        connect: Callable[[Config], LinkSetup | None] = lambda _: None,
         waits: bool = False,
     ) -> None:
         self.id = container_id
@@ -86,6 +89,7 @@ class Order:
         self.preserved = preserved
         self.keyring = keyring
         self.no_pivot = no_pivot
+        self.connect = connect
         self.waits = waits
         self.warn = warn
 
@@ -210,7 +214,7 @@ def _make(
     with ExitStack() as stack:
         console = stack.enter_context(connect_console(order.console_socket))
         slots = Slots(stack)
-        request = start_request(record, order, slots, cgroup)
+        request = start_request(record, order, slots, cgroup, order.connect(config))
         slots.add(bind_socket(directory, stack))
         made = plan_start(config, host, request, record.rootfs)
         for warning in made.warnings:
@@ -297,7 +301,11 @@ class Slots:
 
 
 def start_request(
-    record: Record, order: Order, slots: Slots, cgroup: Cgroup | None
+    record: Record,
+    order: Order,
+    slots: Slots,
+    cgroup: Cgroup | None,
+    links: LinkSetup | None = None,
 ) -> StartRequest:
     """What the planner is told of this host and caller. The socket to hold at comes last."""
     cgroup_slot = slots.add_cgroup(cgroup)
@@ -316,6 +324,7 @@ def start_request(
         container_id=record.id,
         no_pivot=order.no_pivot,
         environment=tuple(f"{name}={value}" for name, value in os.environ.items()),
+        links=links,
     )
 
 
