@@ -59,7 +59,8 @@ def test_each_at_its_moment_with_its_state(bundle: Bundle) -> None:
         assert facts[:2] == ([ns("self", "mnt"), ns("self", "net")] if on_host else inside[:2]), (
             kind
         )
-        assert facts[2] == (str(bundle.directory) if on_host else "/")
+        starts_in = {"createContainer": f"{bundle.directory}/rootfs", "startContainer": "/"}
+        assert facts[2] == starts_in.get(kind, str(bundle.directory))
         assert ("rootfs" in facts) == (kind != "startContainer")
 
 

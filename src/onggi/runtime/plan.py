@@ -272,6 +272,7 @@ def _plan_tree(draft: Draft) -> None:
     plan_devices(draft)
     plan_terminal(draft)
     draft.inside += creating_steps(draft)
+    draft.inside += draft.late
     draft.inside.append(PivotRoot(how=int(draft.request.no_pivot)))
     flags = PROPAGATIONS[draft.linux.rootfs_propagation or "private"]
     if not flags & (MS_PRIVATE | MS_SLAVE):

@@ -38,7 +38,8 @@ def creating_steps(draft: Draft) -> list[Step]:
         ]
     steps += [
         RunHook(
-            directory="/",
+            # where the root is attached: paths of such a hook start there, as runc's do
+            directory=request.root_mountpoint,
             state=state,
             **_fields("createContainer", hook, request.environment),
         )
