@@ -23,6 +23,7 @@ from faces.oci_rig import (
     eventually,
     read_all,
 )
+from onggi.kernel.cgroups.layout import CgroupLayout
 
 pytestmark = NEEDS_ROOT_AND_BUSYBOX
 
@@ -255,6 +256,24 @@ def test_exec_replaces_a_variable(runtime: Runtime) -> None:
     script = "echo $PATH; cat /proc/self/environ"
     done = runtime.call("exec", "-e", "PATH=/bin", container, "/bin/sh", "-c", script)
     assert done.stdout.count("PATH=") == 1
+
+
+@pytest.mark.skipif(CgroupLayout.probe().mode == "v2", reason="needs cgroup v1")
+def test_exec_joins_cgroups_below_the_container_s(runtime: Runtime) -> None:
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("start", container)
+    own = cgroup(container).path
+    (memory,) = (h for h in CgroupLayout.probe().hierarchies if "memory" in h.controllers)
+    os.mkdir(f"{memory.mount_point}/{own}/below")
+    script = ("/bin/cat", "/proc/self/cgroup")
+    lines = runtime.call("exec", "--cgroup", "memory:below", container, *script).stdout.splitlines()
+    below = [line.rpartition(":")[2] for line in lines if line.endswith("/below")]
+    assert below == [f"/{own}/below"]
+    refused = {"..": "not a sub cgroup path", "absent": "no such file", "x:/": "unknown controller"}
+    for word, why in refused.items():
+        done = runtime.call("exec", "--cgroup", word, container, *script, check=False)
+        assert done.returncode == 255
+        assert why in done.stderr
 
 
 def test_closed_descriptors_are_not_handed_down(runtime: Runtime) -> None:

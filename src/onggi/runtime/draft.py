@@ -20,8 +20,7 @@ Idmap = Literal["none", "wanted", "required"]
 
 
 class Draft:
-    """`trees` come before the clone, `idmaps` after the id maps, `inside` after both, `late` last.
-    """
+    """`trees`: before the clone, `idmaps`: after the id maps, `inside`: then, `late`: last."""
 
     def __init__(self, config: Config, host: HostFacts, request: StartRequest) -> None:
         self.config = config

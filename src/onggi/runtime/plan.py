@@ -93,7 +93,8 @@ def plan(config: Config, host: HostFacts, request: StartRequest) -> Plan:
             "$.linux.intelRdt: this version does not use resctrl",
             hint="leave it out, and put the container's process into a resctrl group afterwards",
         )
-    process = ProcessDraft(config.process, draft.linux, host, "$.process")
+    called = isinstance(request.supervision, Caller)
+    process = ProcessDraft(config.process, draft.linux, host, "$.process", called=called)
     _plan_names(draft)
     if draft.namespaces.joins("mount"):
         _warn_of_joined_tree(draft)
@@ -124,7 +125,8 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
     validate_process(process)
     linux = config.linux or Linux()
     validate_linux(linux)
-    draft = ProcessDraft(process, linux, host, "$")
+    called = isinstance(request.supervision, Caller)
+    draft = ProcessDraft(process, linux, host, "$", called=called)
     clone = CloneInto(
         flags=0,
         pidfd_joins=(request.pidfd_slot, Namespaces.of(linux).flags),

@@ -31,7 +31,7 @@ def run_exec(context: Context, arguments: Arguments) -> int:
         preserved=handed_down(arguments.number("preserve-fds")),
         detached=detached,
         ignore_paused=arguments.on("ignore-paused"),
-        cgroup=(arguments.many("cgroup") or [""])[-1],
+        cgroups=tuple(arguments.many("cgroup")),
     )
     from onggi.faces.oci.foreground import keep_signals, stay  # noqa: PLC0415
 

@@ -295,6 +295,12 @@ class Slots:
         self.stack.callback(os.close, fd)
         return self.add(fd)
 
+    def add_directory(self, path: str) -> int:
+        """Lend a directory; its slot."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.stack.callback(os.close, fd)
+        return self.add(fd)
+
     def add_preserved(self, count: int) -> tuple[int, ...]:
         """Lend descriptors from 3 on, which whoever called us left open."""
         return tuple(self.add(FIRST_PRESERVED_FD + n) for n in range(count))
