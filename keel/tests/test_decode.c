@@ -71,7 +71,7 @@ static void test_order(void) {
     begin_plan(&buffer, 2);
     put_clone(&buffer, 0, -1);
     put_execute(&buffer, "x", 1);
-    refuse(&buffer, 0, "SUPERVISE is not the first step");
+    refuse(&buffer, 0, "the first step is neither SUPERVISE nor HAND_OVER, or there are two");
     begin_plan(&buffer, 2);
     put_supervise(&buffer, 0);
     put_execute(&buffer, "x", 1);
@@ -90,7 +90,7 @@ static void test_order(void) {
     put_supervise(&buffer, 1);
     put_clone(&buffer, 0, -1);
     put_execute(&buffer, "x", 1);
-    refuse(&buffer, 2, "SUPERVISE and OPEN_TERMINAL disagree about a terminal");
+    refuse(&buffer, 2, "the first step and OPEN_TERMINAL disagree about a terminal");
 }
 
 static void test_fields(void) {
@@ -241,6 +241,47 @@ static void test_sockets(void) {
     refuse(&buffer, 3, "a second BIND_SOCKETS");
 }
 
+/* `hold` times HOLD in slot `slot`, then a step of the monitor if `late`. */
+static void put_held_plan(struct buffer *buffer, int handed, unsigned hold, uint64_t slot, int late) {
+    begin_plan(buffer, 3 + hold + (late ? 1 : 0));
+    if (handed) {
+        begin_step(buffer, 15, 0);
+        put(buffer, 0, 8);
+        put(buffer, 0, 8);
+        put(buffer, 1, 4);
+        put(buffer, slot, 8);
+        end_step(buffer);
+    } else {
+        put_supervise(buffer, 0);
+    }
+    put_clone(buffer, 3, -1);
+    for (unsigned i = 0; i < hold; i++) {
+        begin_step(buffer, 63, 0);
+        put(buffer, slot, 8);
+        end_step(buffer);
+    }
+    if (late) {
+        begin_step(buffer, 8, 0);
+        put(buffer, 0, 8);
+        end_step(buffer);
+    }
+    put_execute(buffer, "true", 1);
+}
+
+static void test_a_container_that_waits(void) {
+    struct buffer buffer;
+    put_held_plan(&buffer, 1, 1, 0, 0);
+    CHECK(decode(&buffer, buffer.size) == 0);
+    put_held_plan(&buffer, 1, 2, 0, 0);
+    refuse(&buffer, 3, "a second HOLD, or one without HAND_OVER");
+    put_held_plan(&buffer, 0, 1, 0, 0);
+    refuse(&buffer, 2, "a second HOLD, or one without HAND_OVER");
+    put_held_plan(&buffer, 1, 1, 0, 1);
+    refuse(&buffer, 3, "a step of the monitor comes after HOLD");
+    put_held_plan(&buffer, 1, 1, 255, 0);
+    refuse(&buffer, 0, "no such slot");
+}
+
 static void test_one_place_for_the_log(void) {
     struct buffer buffer;
     begin_plan(&buffer, 1);
@@ -260,6 +301,7 @@ static void test_one_place_for_the_log(void) {
 int main(void) {
     test_netlink();
     test_sockets();
+    test_a_container_that_waits();
     test_one_place_for_the_log();
     test_a_good_plan();
     test_every_truncation();
