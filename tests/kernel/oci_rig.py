@@ -84,10 +84,14 @@ class Bundle:
     def write(self) -> None:
         (self.directory / "config.json").write_text(json.dumps(self.config))
 
-    def call(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    def words(self, *words: str) -> list[str]:
         """One command of the runtime."""
+        return [str(RUNTIME), "--root", str(self.root), *words]
+
+    def call(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Carry one out."""
         return subprocess.run(
-            [RUNTIME, "--root", self.root, *words],
+            self.words(*words),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -108,7 +112,7 @@ class Bundle:
         self.process["args"] = ["true"]
         self.write()
         pid_file, errors = self.directory / "pid", self.directory / "errors"
-        words = [RUNTIME, "--root", self.root, "create", "--pid-file", pid_file, self.name]
+        words = self.words("create", "--pid-file", str(pid_file), self.name)
         with errors.open("wb") as file:  # the container keeps it
             done = subprocess.run(
                 words, stdin=DEVNULL, stdout=DEVNULL, stderr=file, check=False, cwd=self.directory
