@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL
@@ -21,7 +21,7 @@ RUNTIME = Path(sys.executable).parent / "onggi-runtime"
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
 TIMEOUT_S = 60.0
 MORE_APPLETS = (
-    "head", "grep", "readlink", "env", "nproc", "mkdir", "ln", "unshare", "uname", "nice",
+    "head", "grep", "readlink", "env", "nproc", "mkdir", "ln", "unshare", "uname", "nice", "chroot",
 )  # fmt: skip
 
 NEEDS_ROOT_AND_BUSYBOX = pytest.mark.skipif(
@@ -107,9 +107,9 @@ class Bundle:
         return self.call("run", *words, self.name)
 
     @contextmanager
-    def held(self) -> Iterator[int]:
+    def held(self, args: Sequence[str] = ("true",)) -> Iterator[int]:
         """A container that is created and not started: its pid."""
-        self.process["args"] = ["true"]
+        self.process["args"] = list(args)
         self.write()
         pid_file, errors = self.directory / "pid", self.directory / "errors"
         words = self.words("create", "--pid-file", str(pid_file), self.name)
