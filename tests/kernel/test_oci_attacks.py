@@ -305,3 +305,13 @@ def test_the_state_that_hooks_read_is_json_whatever_the_annotations(bundle: Bund
     state = json.loads(out.read_text())
     assert state["id"] == bundle.name
     assert state["annotations"]['"},"pid":1,"x":{"']
+
+
+@pytest.mark.parametrize("words", [(), ("--no-pivot",)])
+def test_no_procfs_without_its_masks_can_be_mounted(bundle: Bundle, words: tuple[str, ...]) -> None:
+    """Not even by root of a user namespace of the container's own, as no whole one is left."""
+    for name in ("bounding", "effective", "permitted"):
+        bundle.process["capabilities"][name].append("CAP_SETFCAP")  # to map root
+    script = "unshare -Urmpf sh -c 'echo in; mount -t proc proc /proc && echo MOUNTED'; true"
+    done = bundle.run(script, *words)
+    assert done.stdout.split() == ["in"], done.stderr
