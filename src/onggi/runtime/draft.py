@@ -20,7 +20,7 @@ Idmap = Literal["none", "wanted", "required"]
 
 
 class Draft:
-    """`trees` come before the clone, `idmaps` after the id maps, `inside` after both."""
+    """`trees`: before the clone, `idmaps`: after the id maps, `inside`: then, `late`: last."""
 
     def __init__(self, config: Config, host: HostFacts, request: StartRequest) -> None:
         self.config = config
@@ -31,6 +31,7 @@ class Draft:
         self.trees: list[OpenTree] = []
         self.idmaps: list[IdmapTree] = []
         self.inside: list[Step] = []
+        self.late: list[Step] = []
         self.warnings: list[str] = []
         self._next_slot = request.borrowed
 

@@ -39,13 +39,32 @@ def kill(context: Context, arguments: Arguments) -> None:
     if not 1 <= len(arguments.rest) <= 2:
         raise InvalidArgument("a container id and a signal are needed, and nothing more")
     number = signal_number(arguments.rest[1]) if len(arguments.rest) > 1 else _SIGTERM
-    record = Store(context.root).read(arguments.rest[0])
-    ending.send_signal(record, number, everyone=arguments.on("all"))
+    store = Store(context.root)
+    for container_id in _named(store, arguments.rest[0], arguments):
+        ending.send_signal(store.read(container_id), number, everyone=arguments.on("all"))
 
 
 def delete(context: Context, arguments: Arguments) -> None:
     """Remove a container that has ended; with --force end it first."""
-    remove(context, one_id(arguments), force=arguments.on("force"))
+    for container_id in _named(Store(context.root), one_id(arguments), arguments):
+        remove(context, container_id, force=arguments.on("force"))
+
+
+def _named(store: Store, text: str, arguments: Arguments) -> list[str]:
+    """The containers that a command is for: one, or with --regex all whose id has the expression.
+
+    Raises:
+        InvalidArgument: it is no expression.
+    """
+    if not arguments.on("regex"):
+        return [text]
+    import re  # noqa: PLC0415 - callers of the everyday verbs do not wait for it
+
+    try:
+        expression = re.compile(text)
+    except re.error as error:
+        raise InvalidArgument(f"{text!r} is no regular expression: {error}") from None
+    return [container_id for container_id in store.ids() if expression.search(container_id)]
 
 
 def remove(context: Context, container_id: str, *, force: bool) -> None:

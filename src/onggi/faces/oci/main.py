@@ -48,6 +48,7 @@ ROOMS = {
     "update": "limiting",
     "events": "limiting",
     "spec": "describing",
+    "features": "describing",
     "checkpoint": "describing",
     "restore": "describing",
 }
@@ -99,13 +100,17 @@ def _command(before: Arguments, log: Log) -> int:
     if name not in ROOMS:
         raise InvalidArgument(f"no such command: {name}", hint="onggi-runtime help lists them")
     table, run = load(name)
-    arguments = parse({**table, "h help": SWITCH}, before.rest[1:])
+    # What follows an exec's id is a command line of its own.
+    arguments = parse({**table, "h help": SWITCH}, before.rest[1:], anywhere=name != "exec")
     if arguments.on("help"):
         from onggi.faces.oci.about import print_help  # noqa: PLC0415
 
         return print_help([name])
     context = Context(_root(before), log, systemd=_wants_systemd(before))
-    return int(run(context, arguments) or 0)
+    log.debug(f"{name} {' '.join(arguments.rest)}: in {context.root}")
+    code = int(run(context, arguments) or 0)
+    log.debug(f"{name}: answers {code}")
+    return code
 
 
 def load(name: str) -> tuple[dict[str, str], Callable[[Context, Arguments], int | None]]:

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from onggi.faces.oci.arguments import Arguments
     from onggi.faces.oci.main import Context
+    from onggi.runtime.request import LinkSetup
+    from onggi.specs.runtime import Config
 
 _BOTH = {
     "b bundle": VALUE,
@@ -74,11 +76,23 @@ def _order(context: Context, arguments: Arguments, *, waits: bool = False) -> Or
         config_path=arguments.text("config"),
         console_socket=arguments.text("console-socket"),
         pid_file=arguments.text("pid-file"),
-        preserved=arguments.number("preserve-fds"),
+        preserved=creation.handed_down(arguments.number("preserve-fds")),
         keyring=not arguments.on("no-new-keyring"),
         no_pivot=arguments.on("no-pivot"),
+        connect=_connect,
         waits=waits,
     )
+
+
+def _connect(config: Config) -> LinkSetup | None:
+    """The devices that the configuration takes from the host."""
+    if not (config.linux and config.linux.net_devices):
+        return None
+    from onggi.network.moving import move_devices  # noqa: PLC0415
+    from onggi.runtime.validate import validate  # noqa: PLC0415
+
+    validate(config)  # names go to the kernel before there is a plan
+    return move_devices(config.linux.net_devices)
 
 
 def _leave(made: Made) -> None:

@@ -106,7 +106,9 @@ def cgroup_of(record: Record) -> Cgroup:
 
 
 def delete(directory: Directory, *, force: bool, before: Callable[[Record], None]) -> None:
-    """Remove a container that has ended; `force`: end it first. `before`: what comes before that.
+    """Remove a container that has ended or never began; `force`: whatever it does.
+
+    `before`: what comes before its removal.
 
     Raises:
         FailedPrecondition: it has not ended. Conflict: another command is at it.
@@ -123,16 +125,25 @@ def delete(directory: Directory, *, force: bool, before: Callable[[Record], None
             raise
         directory.remove()
         return
-    status = status_of(record)
-    if status != "stopped":
-        if not force:
-            raise FailedPrecondition(
-                f"cannot delete container {record.id} that is not stopped: {status}",
-                hint="kill it first, or use --force",
-            )
+    if force:
         _kill_creator(record)
+    else:
+        _check_ended(record)
     directory.lock(wait=force)
+    if not force:
+        _check_ended(record)  # again: a start may have had the lock
     clean(directory, record, before)
+
+
+def _check_ended(record: Record) -> None:
+    """Raises: FailedPrecondition: something runs."""
+    status = status_of(record)
+    # One that was never started has nothing to lose: containerd's shim counts on it, as on runc.
+    if status not in ("stopped", "created"):
+        raise FailedPrecondition(
+            f"cannot delete container {record.id} that is not stopped: {status}",
+            hint="kill it first, or use --force",
+        )
 
 
 def _kill_creator(record: Record) -> None:

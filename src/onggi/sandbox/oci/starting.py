@@ -84,6 +84,7 @@ def _plan_again(directory: Directory, record: Record):  # type: ignore[no-untype
     from contextlib import ExitStack  # noqa: PLC0415
 
     from onggi.runtime.host import probe  # noqa: PLC0415
+    from onggi.runtime.request import LinkSetup  # noqa: PLC0415
     from onggi.sandbox.oci import creation  # noqa: PLC0415
     from onggi.specs.runtime import parse_config  # noqa: PLC0415
 
@@ -91,5 +92,8 @@ def _plan_again(directory: Directory, record: Record):  # type: ignore[no-untype
     order = creation.Order(record.id, record.bundle, print, preserved=record.preserved)
     cgroup = cgroup_of(record) if record.cgroup else None
     with ExitStack() as stack:
-        request = creation.start_request(record, order, creation.Slots(stack), cgroup)
+        devices = config.linux.net_devices if config.linux else {}
+        # only that there are such steps counts: they have been carried out
+        links = LinkSetup(b"-", (), b"-") if devices else None
+        request = creation.start_request(record, order, creation.Slots(stack), cgroup, links)
         return creation.plan_start(config, probe(), request, record.rootfs)
