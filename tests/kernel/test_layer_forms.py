@@ -67,7 +67,9 @@ def snapshots(tmp_path: Path) -> Iterator[Snapshotter]:
 
 def apply(snapshots: Snapshotter, data: bytes, parent: str | None = None) -> str:
     name = "sha256:" + hashlib.sha256(data).hexdigest()
-    return snapshots.apply(parent, io.BytesIO(data).read, name)
+    chain_id = snapshots.apply(parent, io.BytesIO(data).read, name)
+    snapshots.settle()  # as long as it is being synced, there is one more descriptor
+    return chain_id
 
 
 def busybox(directory: Path) -> bytes:

@@ -1,9 +1,9 @@
 """Layers under their chain ids, each in its form; a chain may mix forms.
 
 A layer is unpacked in any order and in any thread, without its parents; then it is committed on top
-of one. It appears by one rename, complete and synced; what a crash leaves is swept at the next
-opening. How a layer is kept is a matter of its form (`layer_forms`). No mount of this room is in
-the host's mount table.
+of one. It appears by one rename, complete, and is synced a moment later; what a crash leaves is
+swept at the next opening. How a layer is kept is a matter of its form (`layer_forms`). No mount of
+this room is in the host's mount table.
 
 Layout: `layers/<chain hex>/{layer.json, fs/ | layer.tar, layer.erofs}`, `staging/`, `trash/`.
 Source: image-spec config.md#layer-chainid.
@@ -24,7 +24,6 @@ from onggi.image.durable import (
     spread_directories,
     staged_directory,
     sweep_staging,
-    sync_directory,
 )
 from onggi.image.erofs.mount import probe
 from onggi.image.layer_check import check_directory, check_files
@@ -203,8 +202,8 @@ class LayerStore:
     def commit(self, staged: StagedLayer, parent: str | None) -> str:
         """Make an unpacked layer appear on top of `parent` (a chain id); answers its chain id.
 
-        It survives any process; the form `overlay` also the machine's crash a moment later
-        (`LayerSync`). One that is there already stays, and `staged` is only closed.
+        It survives any process, and the machine's crash a moment later (`LayerSync`). One that is
+        there already stays, and `staged` is only closed.
 
         Raises:
             NotFound: no such parent.
@@ -218,12 +217,8 @@ class LayerStore:
             try:
                 with self._below(parent) as below:
                     staged.seal(parent, below)
-                lasting = staged.lasting
                 self._appear(staged, chain_id)
-                if lasting:
-                    sync_directory(self._layers)
-                else:
-                    self._sync.add(self._layer(chain_id), chain_id)
+                self._sync.add(self._layer(chain_id), chain_id)
             except OSError as error:
                 raise from_os_error(error, "committing a layer") from error
         return chain_id
