@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from acceptance.rig import Onggi, until
+from onggi.image.images import ImageStore
 
 NONE = ("--network", "none")
 
@@ -121,3 +122,17 @@ def test_the_whole_system(own_onggi: Onggi) -> None:
     assert "bridge" in onggi.out("network", "ls")
     volumes = Path(onggi.root / "data/volumes")
     assert {"named", "used"} <= set(os.listdir(volumes))
+
+
+def test_a_removed_image_goes_as_soon_as_nobody_brings_content_in(onggi: Onggi) -> None:
+    images = ImageStore(str(onggi.root / "data/image"))
+    before = set(images.content.digests())
+    onggi.run("run", "--name", "c", *NONE, "busybox", "touch", "/more")
+    onggi.run("commit", "c", "more")
+    onggi.run("rm", "c")
+    made = set(images.content.digests())
+    assert made > before
+    with images.lease():
+        onggi.run("rmi", "more")
+        assert set(images.content.digests()) == made, "the content of somebody else could go"
+    until(lambda: set(images.content.digests()) == before, "what the image left is gone")

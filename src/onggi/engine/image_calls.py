@@ -29,7 +29,7 @@ from onggi.engine.api.requests import (
 from onggi.engine.core import Core
 from onggi.engine.image_filters import parse_image_filters
 from onggi.engine.prepare import layers_of
-from onggi.engine.store_calls import settle
+from onggi.engine.store_calls import collect_later, settle
 from onggi.engine.watching import watch
 from onggi.errors import Conflict, EngineError, InvalidArgument
 from onggi.image import archive
@@ -110,6 +110,8 @@ class ImageCalls:
             in_use=self._core.layers_in_use(),
             force=request.force,
         )
+        if removed.deferred:
+            core.background(collect_later(core))
         core.events.publish("image", "delete", image.id)
         untagged = tuple(f"Untagged: {familiar(name)}" for name in removed.untagged)
         return untagged + tuple(f"Deleted: {digest}" for digest in removed.deleted)

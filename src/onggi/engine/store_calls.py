@@ -32,6 +32,9 @@ from onggi.image.usage import disk_usage, take_inventory
 
 log = logging.getLogger("onggi.engine")
 
+#: How long a collection that met somebody who brings content in waits before it tries again.
+COLLECT_AGAIN_S = 1.0
+
 
 class StoreCalls:
     """The image store of one engine."""
@@ -157,6 +160,19 @@ async def settle(core: Core, arrived: Sequence[Image]) -> None:
             await _keep_below(core, settings.store_limit_bytes)
     except EngineError as error:
         log.warning("settling the image store: %s", error)
+
+
+async def collect_later(core: Core) -> None:
+    """Delete what nothing needs as soon as nobody brings content in; who stops leaves it to the
+    next collection."""
+    try:
+        while not core.stopping.is_set():
+            await asyncio.sleep(COLLECT_AGAIN_S)
+            in_use = core.layers_in_use()
+            if not (await asyncio.to_thread(core.images.collect, in_use=in_use)).deferred:
+                return
+    except EngineError as error:
+        log.warning("collecting what a removed image leaves: %s", error)
 
 
 async def _keep_below(core: Core, limit_bytes: int) -> None:
