@@ -287,10 +287,8 @@ def parse_config(data: bytes) -> Config:
 def located(error: msgspec.ValidationError, section: str = "config.md") -> SpecError:
     """Turn msgspec's message into an error with the JSON path in its own field."""
     match = _LOCATION.match(str(error))
-    if match is None:
-        return SpecError("$", str(error), section=section)
-    what = match["what"]
-    return SpecError(match["path"], what[:1].lower() + what[1:], section=section)
+    path, what = (match["path"], match["what"]) if match else ("$", str(error))
+    return SpecError(path, what[:1].lower() + what[1:], section=section)
 
 
 def encode_config(config: Config) -> bytes:
