@@ -380,6 +380,17 @@ def test_a_device_that_is_asked_for() -> None:
     assert any("/dev/xvda is bound from the host" in warning for warning in bound.warnings)
 
 
+def test_a_source_that_is_held_is_taken_by_its_descriptor() -> None:
+    config = with_mounts(
+        Mount("/x", "/volume/part", "bind", ("rbind",)), Mount("/y", "/other", "bind", ("rbind",))
+    )
+    request = replace(OVERLAY, mount_sources=(("/x", "/proc/7/fd/9"),))
+    trees = {step.path: step for step in of(s.OpenTree, plan(config, HOST, request))}
+    assert {"/proc/7/fd/9", "/other"} <= set(trees)
+    assert "/volume/part" not in trees
+    assert "open tree /volume/part recursively" in trees["/proc/7/fd/9"].describe()
+
+
 def test_a_fifo_is_made_anywhere() -> None:
     made = plan(default_config(devices=(Device("/dev/pipe", "p"),)), HOST, OVERLAY)
     assert of(s.MakeDevice, made)[0].kind == ord("p")

@@ -55,10 +55,20 @@ class Draft:
         recursive: bool = False,
         idmap: Idmap = "none",
         optional: bool = False,
+        held: str = "",
     ) -> int:
-        """Have the monitor take the host's mount at `source` into a slot, which is returned."""
+        """Have the monitor take the host's mount at `source` into a slot, which is returned.
+
+        `held`: the name of a descriptor of it, to be taken instead.
+        """
         slot = self.slot(path)
-        tree = OpenTree(slot=slot, path=source, recursive=int(recursive), optional=optional)
+        tree = OpenTree(
+            slot=slot,
+            path=held or source,
+            recursive=int(recursive),
+            source=source if held else "",
+            optional=optional,
+        )
         self.trees.append(tree)
         if idmap != "none":
             step = IdmapTree(slot=slot, recursive=int(recursive), optional=idmap == "wanted")

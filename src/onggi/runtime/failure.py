@@ -151,7 +151,7 @@ def _of_errno(**hints: str) -> Callable[[s.Step, Report], str | None]:
 
 def _open_tree(step: s.Step, report: Report) -> str | None:
     if report.errno == e.ENOENT and isinstance(step, s.OpenTree):
-        return f"{printable(step.path)} is not there on the host: make it first"
+        return f"{printable(step.source or step.path)} is not there on the host: make it first"
     return None
 
 

@@ -131,9 +131,11 @@ def _plan_bind(draft: Draft, mount: Mount, options: MountOptions, target: str, p
     for option in options.data:
         draft.warn(f"{path}.options", f"{option!r} does nothing for a bind mount")
     to_set, to_clear = _merged(options)
+    source = host_path(draft, mount.source, f"{path}.source")
     slot = draft.open_tree(
-        host_path(draft, mount.source, f"{path}.source"),
+        source,
         path,
+        held=dict(draft.request.mount_sources).get(mount.destination, ""),
         recursive=options.recursive,
         idmap=_idmap(draft, mount, options, path),
     )

@@ -64,12 +64,13 @@ class StartRequest(Struct, frozen=True):
     mount namespace only. `borrowed`: how many slots hold descriptors that keel is spawned with.
     `cgroup_files`: what to join by (v1 tasks, v2 cgroup.procs); `cgroup_slot` ≥ 0: a borrowed
     descriptor of the v2 cgroup to be born in. `reap`: keel stays as PID 1. `bind_devices`: take
-    device nodes from the
-    host instead of making them (a user namespace does so anyway); `device_sources`: pairs (path in
-    the container, node on the host) where the two differ. `idmap_sources`: with a user namespace,
-    show bind mounts with the container's owners, where the file system can. `keyring`: the name of
-    the session keyring to join; empty: the engine's stays. `links`: for a new network namespace
-    only; None: it has nothing but loopback.
+    device nodes from the host instead of making them (a user namespace does so anyway);
+    `device_sources`: pairs (path in the container, node on the host) where the two differ.
+    `mount_sources`: pairs (destination of a bind mount, name of a descriptor that holds its
+    source), taken instead of the source's path. `idmap_sources`: with a user namespace, show bind
+    mounts with the container's owners, where the file system can. `keyring`: the name of the
+    session keyring to join; empty: the engine's stays. `links`: for a new network namespace only;
+    None: it has nothing but loopback.
     """
 
     supervision: Supervision
@@ -82,6 +83,7 @@ class StartRequest(Struct, frozen=True):
     reap: bool = False
     bind_devices: bool = False
     device_sources: tuple[tuple[str, str], ...] = ()
+    mount_sources: tuple[tuple[str, str], ...] = ()
     idmap_sources: bool = True
     keyring: str = ""
     links: LinkSetup | None = None
