@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 def limits(**fields: Any) -> Resources:
     spec = ContainerSpec(image="i", resources=ResourceSpec(**fields))
-    return compose_resources(spec, (), {"/dev/vda": (254, 0)})
+    return compose_resources(spec, (), {"/dev/vda": (254, 0)}, {})
 
 
 def test_without_limits_only_processes_and_devices_are_limited() -> None:

@@ -15,8 +15,8 @@ from onggi.engine.api.changes import RenameRequest, UpdateAnswer, UpdateRequest
 from onggi.engine.api.requests import Nothing
 from onggi.engine.api.spec import ContainerSpec, ResourceSpec
 from onggi.engine.core import Core
+from onggi.engine.devices import throttle_numbers
 from onggi.engine.names import check_name
-from onggi.engine.prepare import throttle_numbers
 from onggi.engine.records import ContainerRecord
 from onggi.engine.resources import compose_resources
 from onggi.engine.restarts import check_restart
@@ -171,5 +171,5 @@ def merged(old: ResourceSpec, new: ResourceSpec) -> ResourceSpec:
 
 def _limits(spec: ContainerSpec) -> Resources:
     """The limits without rules of devices, which are not changed. Raises: as compose_resources."""
-    resources = compose_resources(spec, (), throttle_numbers(spec))
+    resources = compose_resources(spec, (), throttle_numbers(spec), {})
     return msgspec.structs.replace(resources, devices=())

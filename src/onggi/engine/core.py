@@ -16,12 +16,12 @@ from onggi.engine.layout import Layout
 from onggi.engine.places import Places
 from onggi.engine.publishing import Publishing
 from onggi.engine.records import ContainerRecord, Records
+from onggi.engine.settings import Settings
 from onggi.engine.tasks import Task
 from onggi.errors import Unavailable
 from onggi.image.images import ImageStore
 from onggi.kernel.cgroups.driver import Cgroup
 from onggi.kernel.processes import boot_id
-from onggi.network.settings import NetworkSettings
 from onggi.runtime.host import HostFacts
 from onggi.sandbox.keel import Keel
 
@@ -44,7 +44,7 @@ class Core:
         records: Records,
         images: ImageStore,
         keel: Keel,
-        settings: NetworkSettings = NetworkSettings(),  # noqa: B008 - a frozen value
+        settings: Settings = Settings(),  # noqa: B008 - a frozen value
     ) -> None:
         self.layout = layout
         self.places = Places(layout)
@@ -101,6 +101,11 @@ class Core:
     def images_in_use(self) -> frozenset[str]:
         """Ids of the containers' images. From any thread."""
         return frozenset(record.image_id for record in self.holders())
+
+    def volume_path(self, name: str) -> str:
+        """Where a volume's files are."""
+        record = self.records.volumes.get(name)
+        return (record and record.options.get("device")) or self.places.volume(name)
 
     def volumes_in_use(self, but: str = "") -> frozenset[str]:
         """Names of the volumes that containers mount; `but`: the id of one that does not count."""

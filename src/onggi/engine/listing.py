@@ -160,7 +160,7 @@ def inspect_record(record: ContainerRecord, core: Core) -> dict[str, Any]:
             {
                 "Type": m.kind,
                 "Name": m.source if m.kind == "volume" else "",
-                "Source": core.places.volume(m.source) if m.kind == "volume" else m.source,
+                "Source": core.volume_path(m.source) if m.kind == "volume" else m.source,
                 "Destination": m.target,
                 "RW": not m.read_only,
                 "Propagation": m.propagation or "rprivate",
@@ -197,6 +197,10 @@ def _host_config(record: ContainerRecord) -> dict[str, Any]:
         "NetworkMode": spec.network,
         "IpcMode": spec.ipc,
         "PidMode": spec.pid,
+        "VolumesFrom": [
+            f"{one.container}:ro" if one.read_only else one.container for one in spec.volumes_from
+        ]
+        or None,
         "UTSMode": spec.uts,
         "UsernsMode": spec.userns,
         "CgroupnsMode": spec.cgroupns,

@@ -25,15 +25,19 @@ NANO = 1_000_000_000
 
 
 def compose_resources(
-    spec: ContainerSpec, devices: tuple[Device, ...], numbers: dict[str, tuple[int, int]]
+    spec: ContainerSpec,
+    devices: tuple[Device, ...],
+    numbers: dict[str, tuple[int, int]],
+    access: dict[str, str],
 ) -> Resources:
-    """Limits as the specification has them. `numbers`: device path → (major, minor).
+    """Limits as the specification has them. `numbers`: device path → (major, minor); `access`:
+    path in the container → what may be done with the device, `rwm` where nothing is said.
 
     Raises:
         InvalidArgument: a limit below what works, or limits that contradict each other.
     """
     limits = spec.resources
-    rules = defaults.ALL_DEVICES if spec.privileged else _device_rules(spec, devices)
+    rules = defaults.ALL_DEVICES if spec.privileged else _device_rules(devices, access)
     return Resources(
         devices=rules,
         memory=_memory(limits),
@@ -43,8 +47,7 @@ def compose_resources(
     )
 
 
-def _device_rules(spec: ContainerSpec, devices: tuple[Device, ...]) -> tuple[DeviceRule, ...]:
-    access = {device.container_path: device.access for device in spec.devices}
+def _device_rules(devices: tuple[Device, ...], access: dict[str, str]) -> tuple[DeviceRule, ...]:
     extra = tuple(
         DeviceRule(
             allow=True,

@@ -23,6 +23,7 @@ from onggi.engine.api.requests import TerminalSize
 from onggi.engine.cleanup import begin_removal, clean_container, clean_run, remove_cgroup
 from onggi.engine.core import Core
 from onggi.engine.ends import describe_end
+from onggi.engine.mount_sources import give_owners, held_sources
 from onggi.engine.prepare import joined_container, joins, launch, own_id_range
 from onggi.engine.records import ContainerRecord
 from onggi.engine.tasks import Task
@@ -108,8 +109,9 @@ class Runs:
         if record.spec.auto_remove and record.started_ns:
             _forgive_volatile(core, record)
         try:
-            with joins(core, record) as joined:
-                made = launch(core, record, image, size, joined)
+            with joins(core, record) as joined, held_sources(core, record) as sources:
+                await give_owners(core, record, image, sources)
+                made = launch(core, record, image, size, joined, sources)
                 monitor = _spawn(core, record, made.plan)
                 task = Task(monitor, core.loop)
                 if theirs is not None:

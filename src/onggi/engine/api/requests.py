@@ -312,8 +312,11 @@ class SbomRequest(Value, frozen=True):
 
 
 class VolumeCreateRequest(Value, frozen=True):
+    """`options`: of docker's driver `local`: `type`, `device` and `o`, as mount(8) has them."""
+
     name: str = ""
     labels: dict[str, str] = {}
+    options: dict[str, str] = {}
 
 
 class VolumeRemoveRequest(Value, frozen=True):

@@ -44,7 +44,7 @@ _RUN = {
     "--unsetenv": _VARIABLES,
     "--unsetenv-all": _VARIABLES,
     "--http-proxy": "your proxy is not passed on unasked: -e http_proxy -e https_proxy does it",
-    "--gpus": "--device /dev/… names its nodes, -v its libraries",
+    "--gpus": "--device vendor.com/gpu=all, where the host has a CDI specification of it",
     "--uidmap": _MAP,
     "--gidmap": _MAP,
     "--subuidname": _MAP,
@@ -81,7 +81,6 @@ _RUN = {
     "--umask": "sh -c 'umask 027; exec PROGRAM' as its command",
     "--use-api-socket": "-v gives it the socket; it is then as mighty as you are",
     "--volume-driver": "volumes are directories of this host",
-    "--volumes-from": "name the volumes again: -v NAME:TARGET",
 }  # fmt: skip
 _NETWORK_CREATE = {
     "--attachable": _SWARM,

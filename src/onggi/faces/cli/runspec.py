@@ -37,7 +37,7 @@ _PLAIN = {
 _LISTS = {
     "group-add": "group_add", "device": "devices", "cap-add": "cap_add", "cap-drop": "cap_drop",
     "security-opt": "security_opt", "ulimit": "ulimits", "add-host": "add_hosts", "dns": "dns",
-    "dns-search": "dns_search", "dns-option": "dns_options",
+    "dns-search": "dns_search", "dns-option": "dns_options", "volumes-from": "volumes_from",
 }  # fmt: skip
 _RESOURCES = {
     "memory": "memory_bytes", "memory-swap": "memory_swap_bytes",
