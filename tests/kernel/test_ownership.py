@@ -10,7 +10,7 @@ import pytest
 
 from link_swapper import swapping
 from onggi.engine.ownership import check_place, give
-from onggi.errors import FailedPrecondition, InvalidArgument
+from onggi.errors import EngineError, FailedPrecondition, InvalidArgument
 from onggi.kernel.descriptors import Descriptor
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -82,6 +82,22 @@ def test_mounts_are_left_alone(tree: Path) -> None:
         subprocess.run(["umount", tree / "a/b"], check=True)
     assert owner(other) == owner(other / "file") == (0, 0)
     assert owner(tree / "a") == (1000, 2000)
+
+
+def test_what_cannot_be_changed_is_named_in_one_line(tree: Path) -> None:
+    (tree / "a/odd\nname").write_text("")
+    subprocess.run(["mount", "--bind", tree, tree], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", tree], check=True)
+        with pytest.raises(EngineError) as found:
+            change(tree)
+        assert str(found.value) == f"changing the owner of {tree}: Read-only file system"
+    finally:
+        subprocess.run(["umount", tree], check=True)
+    os.link(tree / "a/odd\nname", tree / "second")
+    with pytest.raises(FailedPrecondition) as refused:
+        change(tree)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_tree_too_deep_is_refused(tree: Path) -> None:

@@ -15,6 +15,7 @@ from onggi.errors import FailedPrecondition, InvalidArgument, SyscallError, from
 from onggi.kernel.constants import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
 from onggi.kernel.descriptors import Descriptor
 from onggi.kernel.syscalls import openat2
+from onggi.runtime.printable import printable
 
 _BELOW = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
 _GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
@@ -28,7 +29,7 @@ def check_place(fd: int) -> None:
     Raises:
         InvalidArgument: it is one.
     """
-    path = os.readlink(f"/proc/self/fd/{fd}")
+    path = _name(fd)
     parts = path.strip("/").split("/")
     if len(parts) < 2 or parts[0] in _SYSTEM:
         raise InvalidArgument(
@@ -48,10 +49,14 @@ def give(tree: Descriptor, uid: int, gid: int, *, linked: bool) -> int:
         FailedPrecondition: a file with several names. EngineError: the file system refuses.
     """
     with tree as root:
-        if not linked:
-            for path in _others(root, uid, gid):
-                _change(root, path, -1, -1, linked=False)
-        return sum(_change(root, path, uid, gid, linked=linked) for path in _others(root, uid, gid))
+        try:
+            if not linked:
+                for path in _others(root, uid, gid):
+                    _change(root, path, -1, -1, linked=False)
+            others = _others(root, uid, gid)
+            return sum(_change(root, path, uid, gid, linked=linked) for path in others)
+        except OSError as error:
+            raise from_os_error(error, "changing owners") from None
 
 
 def _others(root: int, uid: int, gid: int) -> Iterator[bytes]:
@@ -88,7 +93,7 @@ def _change(root: int, path: bytes, uid: int, gid: int, *, linked: bool) -> bool
         status = os.fstat(fd)
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode) and not linked:
             raise FailedPrecondition(
-                f"{os.readlink(f'/proc/self/fd/{fd}')} has {status.st_nlink} names (hard links),"
+                f"{_name(fd)} has {status.st_nlink} names (hard links),"
                 " so changing its owner would change them all, wherever they are",
                 hint="chown it yourself, or copy it",
             )
@@ -98,8 +103,14 @@ def _change(root: int, path: bytes, uid: int, gid: int, *, linked: bool) -> bool
             # By the descriptor: that very inode, be it a link.
             os.chown(f"/proc/self/fd/{fd}", uid, gid)
         except OSError as error:
-            raise from_os_error(error, "changing an owner") from None
+            error.filename = _name(fd)
+            raise from_os_error(error, "changing the owner of") from None
     return True
+
+
+def _name(fd: int) -> str:
+    """What the kernel calls the file of a descriptor, in one line."""
+    return printable(os.readlink(f"/proc/self/fd/{fd}"), 4096)
 
 
 def _open(root: int, path: bytes, flags: int) -> Descriptor | None:
