@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -142,6 +144,17 @@ def test_a_mistake_is_located(data: bytes, path: str) -> None:
         parse_cdi(data)
     assert path in str(found.value)
     assert "\n" not in str(found.value)
+
+
+def test_the_reader_of_yaml_is_imported_for_yaml_alone() -> None:
+    script = (
+        "import sys, onggi.engine.engine; from onggi.specs.cdi import parse_cdi; "
+        "seen = 'yaml' in sys.modules; parse_cdi(sys.stdin.buffer.read(), yaml=True); "
+        "print(seen, 'yaml' in sys.modules)"
+    )
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, input=AS_YAML.encode(), capture_output=True, check=True)
+    assert done.stdout == b"False True\n"
 
 
 BOMB = "a: &a [x, x]\n" + "".join(
