@@ -194,14 +194,16 @@ def test_what_no_container_is_given_is_told() -> None:
     assert unsupported(ContainerEdits(intel_rdt={}), "$.x") == "$.x.intelRdt"
 
 
-_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(("name", "path", "env", "hooks", "x")), inner, max_size=3)
-    ),
-    max_leaves=8,
+_LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
+_EDITS = st.dictionaries(
+    st.sampled_from(("env", "deviceNodes", "mounts", "hooks", "additionalGids", "name", "x")),
+    _LEAVES | st.lists(_LEAVES, max_size=2),
+    max_size=3,
 )
+_DEVICES = st.lists(
+    st.fixed_dictionaries({"name": _LEAVES, "containerEdits": _EDITS | _LEAVES}), max_size=2
+)
+_VALUES = _LEAVES | st.lists(_LEAVES, max_size=3) | _EDITS | _DEVICES
 
 
 @given(st.sampled_from(sorted(WHOLE)), _VALUES, st.booleans())
