@@ -52,13 +52,13 @@ class StoreCalls:
         volumes = await asyncio.to_thread(_volume_bytes, core.places.volumes)
         mounted = core.volumes_in_use()
         idle = sum(size for name, size in volumes.items() if name not in mounted)
-        other = found.partial_bytes + found.other_bytes
+        other = found.partial_bytes + found.other_bytes - found.notes_bytes
         return (
             UsageRow(
                 kind="Images",
                 count=len(found.images),
                 active=sum(image.in_use for image in found.images),
-                size_bytes=found.blobs_bytes + found.layers_bytes,
+                size_bytes=found.blobs_bytes + found.layers_bytes + found.notes_bytes,
                 reclaimable_bytes=found.reclaimable_bytes,
             ),
             UsageRow(
