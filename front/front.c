@@ -67,9 +67,17 @@ static int in_background(void) {
     return foreground > 0 && foreground != getpgrp();
 }
 
-static int wants_plain(void) {
+/* `onggi load -i <(…)`: another process has our standard streams, but not what else is open. */
+static int names_descriptor(char **arguments) {
+    for (; *arguments; arguments++)
+        if (strstr(*arguments, "/dev/fd/") || strstr(*arguments, "/proc/self/fd/"))
+            return 1;
+    return 0;
+}
+
+static int wants_plain(char **arguments) {
     const char *asked = getenv("ONGGI_NO_WARM");
-    if (asked && *asked)
+    if ((asked && *asked) || names_descriptor(arguments))
         return 1;
     return geteuid() != getuid() || getegid() != getgid() || in_background();
 }
@@ -136,7 +144,7 @@ int main(int argc, char **argv, char **environment) {
     if (keep_standard_streams() < 0)
         return EXIT_ENGINE;
     int connection = -1;
-    if (!wants_plain() && run_directory(directory, sizeof directory, arguments, geteuid()) == 0)
+    if (!wants_plain(arguments) && run_directory(directory, sizeof directory, arguments, geteuid()) == 0)
         connection = dial_warm(directory);
     if (connection >= 0) {
         child_pidfd = hand_over(connection, arguments, environment);

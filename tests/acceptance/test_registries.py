@@ -318,6 +318,25 @@ def test_run_brings_what_is_missing(registries: Registries, onggi: Onggi, other:
     assert "sometimes" in other.run("run", "--pull", "sometimes", name, check=False).stderr
 
 
+def test_a_limit_spares_what_has_just_come(
+    registries: Registries, onggi: Onggi, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Even when it alone is more than the limit: else a run would lose the image it has pulled."""
+    names = [f"{registries.plain.address}/team/limit:{number}" for number in (1, 2)]
+    for name in names:
+        make_image(onggi, name, name)
+        onggi.run("push", name)
+    place = tmp_path_factory.mktemp("og") / "root"
+    with configured(place, "[image]\nstore_limit_bytes = 1\n") as small:
+        for name in names:
+            assert small.out("run", "--rm", name) == name
+
+            def only_this(name: str = name) -> bool:
+                return small.out("images", "--format", "{{.Repository}}:{{.Tag}}") == name
+
+            rig.until(only_this, "the others are gone and this one is there")
+
+
 # -- platforms -------------------------------------------------------------------------------
 
 

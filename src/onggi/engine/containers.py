@@ -39,7 +39,7 @@ from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
 from onggi.engine.volume_content import fill
 from onggi.engine.volumes import Volumes
-from onggi.errors import EngineError, FailedPrecondition, NotFound
+from onggi.errors import Conflict, EngineError, FailedPrecondition, NotFound
 from onggi.image.images import Image
 from onggi.image.platforms import check_platform
 from onggi.image.prune import touch
@@ -70,8 +70,18 @@ class Containers:
         """A new container's record, stored; `starting`: its run begins with it."""
         core = self._core
         core.check_open()
-        name = check_name(spec.name, "container") if spec.name else ""
         image = await self._image(spec.image)
+        with core.claimed(image.chain_ids):
+            # Whoever deletes images takes their names away first, and looks at the claims then.
+            if core.images.resolve(spec.image).id != image.id:
+                raise Conflict(f"image {spec.image} was replaced at this moment", hint="try again")
+            return await self._create_of(image, spec, starting=starting)
+
+    async def _create_of(
+        self, image: Image, spec: ContainerSpec, *, starting: bool
+    ) -> tuple[ContainerRecord, Image]:
+        core = self._core
+        name = check_name(spec.name, "container") if spec.name else ""
         joined_container(core, spec)
         container_id = new_id()
         check_restart(spec)

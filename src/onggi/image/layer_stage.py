@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Iterator, Sequence
+from typing import Protocol, Self
 
 from onggi.errors import DataLoss, EngineError, InvalidArgument, from_os_error
 from onggi.image.compression import Limits, Read, plain_chunks
@@ -108,12 +108,7 @@ class StagedLayer:
 
         Raises: as `seal`.
         """
-        if below is None:
-            return
-        look = _Below(below)
-        for path in self._unpacked.missing:
-            if (found := look.attributes(path)) is not None:
-                self._unpacked.dress(path, found)
+        dress(self._unpacked, below)
 
     def move_to(self, place: str) -> None:
         """Give it its place by one rename; it is not ours any more. Raises: OSError."""
@@ -142,6 +137,28 @@ class StagedLayer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Bare(Protocol):
+    """What has directories that its archive left out."""
+
+    @property
+    def missing(self) -> Sequence[bytes]: ...
+    def dress(self, path: bytes, attributes: ParentAttributes, /) -> None: ...
+
+
+def dress(layer: Bare, below: MergedView | None) -> None:
+    """Give the directories that an archive left out what those `below` have, if anything is.
+
+    Raises:
+        InvalidArgument: the layer has files where a layer below has a symlink. OSError.
+    """
+    if below is None:
+        return
+    look = _Below(below)
+    for path in layer.missing:
+        if (found := look.attributes(path)) is not None:
+            layer.dress(path, found)
 
 
 class _Below:

@@ -130,7 +130,7 @@ def _mutate(context: Context, parsed: Parsed) -> int:
     fds: list[int] = []
     try:
         for path in parsed.many("append"):
-            fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            fds.append(_open_layer(path))
         request = {
             "source": parsed.arguments[0],
             "target": parsed.text("tag"),
@@ -150,6 +150,15 @@ def _mutate(context: Context, parsed: Parsed) -> int:
             os.close(fd)
     context.out.line(answer["id"])
     return 0
+
+
+def _open_layer(path: str) -> int:
+    """A tar to read; `-` is stdin. Raises: OSError, InvalidArgument."""
+    if path != "-":
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.isatty(0):
+        raise InvalidArgument("no layer on stdin", hint="name a file, or use < FILE")
+    return os.dup(0)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -233,7 +242,7 @@ VERBS = {
             Option("-t --tag", "name of the new image", value="NAME"),
             _CHANGE,
             Option("--annotation", "NAME=VALUE in the manifest", value="ANNOTATION", many=True),
-            Option("--append", "put the files of a tar on top, as one more layer", value="FILE",
+            Option("--append", "put the files of a tar (- is stdin) on top", value="FILE",
                    many=True, complete="file"),
             Option("--flatten", "make one layer of all"),
             Option("--old-base", "with --new-base: what it was made on", value="IMAGE"),
