@@ -20,6 +20,10 @@ from onggi.kernel.cgroups.layout import CgroupLayout
 TESTS = Path(__file__).parent
 MODULES = Path("/usr/lib/uml/modules")
 
+MACHINE = (
+    "mem=1G root=/dev/root rootfstype=hostfs rootflags=/ rw con=null con0=fd:0,fd:1 umid=guest"
+).split()
+
 INIT = """#!/bin/sh
 export PATH=/usr/bin:/bin:/usr/sbin:/sbin PYTHONDONTWRITEBYTECODE=1
 mount -t proc none /proc
@@ -81,8 +85,7 @@ def run_in_guest(
         )
     )
     init.chmod(0o755)
-    words = [kernel, "mem=1G", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw",
-             f"init={init}", "con=null", "con0=fd:0,fd:1", f"uml_dir={place}/", "umid=guest"]  # fmt: skip
+    words = [kernel, *MACHINE, f"init={init}", f"uml_dir={place}/"]
     if disk_mib:
         disk = place / "disk"
         with disk.open("wb") as file:
