@@ -23,6 +23,7 @@ from typing import Any
 
 from bench import report
 from bench.__main__ import OUT, hugetlb_lent
+from bench.names import answers_per_s
 from bench.peers import Docker, Engine, Onggi, Podman
 from bench.timing import in_turns, middle
 
@@ -254,7 +255,7 @@ def _elsewhere(name: str) -> dict[str, float]:
 
 
 def _throughput(name: str) -> dict[str, float]:
-    """Gigabits per second: host → published port, container → container."""
+    """Gigabits per second: host → published port, container → container; names per second."""
     with (
         tempfile.TemporaryDirectory(prefix="onggi-bench-") as place,
         hugetlb_lent(Path(place)),
@@ -278,6 +279,8 @@ def _throughput(name: str) -> dict[str, float]:
                                  "busybox", "iperf3", "-c", address),
                     engine.env,
                 ),
+                "names of containers (answers per second)": answers_per_s(
+                    engine, "bench-net", "server"),
             }  # fmt: skip
         finally:
             engine.run("rm", "-f", "server")
