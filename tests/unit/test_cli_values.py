@@ -132,6 +132,19 @@ def test_ulimit_and_device() -> None:
             values.device(bad)
 
 
+@pytest.mark.parametrize(
+    ("text", "number"), [("all", -1), ("-1", -1), ("-7", -1), ("0", 0), ("5", 5)]
+)
+def test_newest(text: str, number: int) -> None:
+    assert values.newest(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-", "x", "1.5", "--1"])
+def test_no_newest(text: str) -> None:
+    with pytest.raises(BadValueError):
+        values.newest(text)
+
+
 def test_detach_keys() -> None:
     assert values.detach_keys("ctrl-p,ctrl-q") == b"\x10\x11"
     assert values.detach_keys("ctrl-@,a,ctrl-[") == b"\0a\x1b"

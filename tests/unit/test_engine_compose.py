@@ -65,6 +65,16 @@ def test_a_container_has_every_namespace_and_ids_of_its_own() -> None:
     assert config.hostname == ID[:12]
 
 
+@pytest.mark.parametrize(
+    "user", [User(uid=65536, gid=0), User(uid=0, gid=70000), User(additional_gids=(5, 65536))]
+)
+def test_a_user_that_the_range_does_not_have(user: User) -> None:
+    found = msgspec.structs.replace(FOUND, user=user)
+    with pytest.raises(InvalidArgument, match="the 65,536 ids .* --userns host"):
+        composed(found=found)
+    composed(found=msgspec.structs.replace(found, id_base=None), userns="host")
+
+
 @pytest.mark.parametrize(("field", "missing"), [
     ("network", "network"), ("ipc", "ipc"), ("pid", "pid"), ("uts", "uts"), ("cgroupns", "cgroup"),
 ])  # fmt: skip

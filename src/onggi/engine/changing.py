@@ -18,9 +18,10 @@ from onggi.engine.core import Core
 from onggi.engine.devices import throttle_numbers
 from onggi.engine.names import check_name
 from onggi.engine.records import ContainerRecord
-from onggi.engine.resources import compose_resources
+from onggi.engine.resources import check_host, compose_resources
 from onggi.engine.restarts import check_restart
 from onggi.errors import AlreadyExists, EngineError, FailedPrecondition, InvalidArgument
+from onggi.kernel.cgroups.cpuset import online
 from onggi.kernel.cgroups.undo import Undo
 from onggi.specs.runtime import Linux, Resources, encode_config, parse_config
 
@@ -57,7 +58,7 @@ class Changing:
             if core.running(record.id) is not None:
                 for place in renamed.endpoints:
                     core.endpoints.name(renamed, place)
-        core.events.publish("container", "rename", record.id, name=name, oldName=record.name)
+        core.tell(renamed, "rename", oldName=record.name)
         return Nothing()
 
     # -- limits, policy, ports ---------------------------------------------------------------
@@ -86,7 +87,7 @@ class Changing:
             if request.publish or request.unpublish:
                 spec = await self._publish(record.id, spec, request, undo)
             self._store(record.id, spec, request, limits)
-        core.events.publish("container", "update", record.id, spec.labels, name=record.name)
+        core.tell(record, "update")
         return UpdateAnswer(warnings=warnings)
 
     async def _publish(
@@ -139,6 +140,7 @@ def _changed(spec: ContainerSpec, request: UpdateRequest) -> ContainerSpec:
         check_restart(spec)
     if request.resources is not None:
         limits = merged(spec.resources, request.resources)
+        check_host(limits, *online())
         spec = msgspec.structs.replace(spec, resources=limits)
     return spec
 

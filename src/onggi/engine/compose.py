@@ -87,6 +87,8 @@ def compose(
         if own_user and found.id_base is not None
         else ()
     )
+    if mapping:
+        _check_user(found.user)
     shares_uts = not any(n.type == "uts" and not n.path for n in namespaces)
     return Config(
         oci_version="1.2.0",
@@ -110,6 +112,16 @@ def compose(
             readonly_paths=() if _unmasked(spec) else defaults.READONLY_PATHS,
         ),
     )
+
+
+def _check_user(user: User) -> None:
+    """Raises: InvalidArgument: an id that the container's range does not have."""
+    highest = max((user.uid, user.gid, *user.additional_gids))
+    if highest >= ID_RANGE:
+        raise InvalidArgument(
+            f"user or group {highest} is outside the {ID_RANGE:,} ids that a container has",
+            hint=f"choose one below {ID_RANGE}, or run it with --userns host",
+        )
 
 
 def _sysctls(spec: ContainerSpec, namespaces: tuple[Namespace, ...]) -> dict[str, str]:

@@ -34,6 +34,7 @@ from onggi.engine.networks import Networks
 from onggi.engine.pausing import thaw
 from onggi.engine.prepare import joined_container
 from onggi.engine.records import ContainerRecord
+from onggi.engine.resources import check_host
 from onggi.engine.restarts import check_restart
 from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
@@ -43,6 +44,7 @@ from onggi.errors import Conflict, EngineError, FailedPrecondition, NotFound
 from onggi.image.images import Image
 from onggi.image.platforms import check_platform
 from onggi.image.prune import touch
+from onggi.kernel.cgroups.cpuset import online
 
 Item = Session | ExitStatus | tuple[Session, int]
 _LOOK_S = 0.02
@@ -85,6 +87,7 @@ class Containers:
         joined_container(core, spec)
         container_id = new_id()
         check_restart(spec)
+        check_host(spec.resources, *online())
         spec = with_image_health(with_image(spec, image.config.config), image.config.config)
         mounts, made = self._volumes.for_container(spec, image.config.config)
         try:
@@ -111,9 +114,7 @@ class Containers:
         except EngineError:
             self._volumes.discard(made)
             raise
-        core.events.publish(
-            "container", "create", record.id, spec.labels, name=record.name, image=spec.image
-        )
+        core.tell(record, "create")
         return record, image
 
     async def _image(self, name: str) -> Image:

@@ -128,6 +128,12 @@ class Core:
         mounts = (mount for record in holders for mount in record.spec.mounts)
         return frozenset(mount.source for mount in mounts if mount.kind == "volume")
 
+    def tell(self, record: ContainerRecord, action: str, **facts: str) -> None:
+        """Publish what happened to a container, with its name, image and labels beside."""
+        name = record.name or record.former_name
+        facts = {"name": name, "image": record.spec.image, **facts}
+        self.events.publish("container", action, record.id, record.spec.labels, **facts)
+
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something off the path that a user waits on; `drain` waits for it."""
         task = self.loop.create_task(work)

@@ -29,6 +29,7 @@ from onggi.engine.api.requests import (
 from onggi.engine.core import Core
 from onggi.engine.image_filters import parse_image_filters
 from onggi.engine.prepare import layers_of
+from onggi.engine.records import ContainerRecord
 from onggi.engine.store_calls import collect_later, settle
 from onggi.engine.watching import watch
 from onggi.errors import Conflict, EngineError, InvalidArgument
@@ -100,9 +101,8 @@ class ImageCalls:
         users = [r for r in core.holders() if r.image_id == image.id]
         if last and users:
             raise Conflict(
-                f"image {request.target} is used by {len(users)} containers, "
-                f"{users[0].name or users[0].id[:12]} for one",
-                hint="remove them first",
+                f"image {request.target} is used by {_some(users)}",
+                hint="remove what uses it first: onggi rm",
             )
         removed = await asyncio.to_thread(
             core.images.remove,
@@ -229,6 +229,11 @@ def _bootstrap(images: ImageStore, request: BootstrapRequest, report: Report) ->
 
 def _answer(image: Image) -> ImageAnswer:
     return ImageAnswer(id=image.id, names=tuple(map(familiar, image.names)))
+
+
+def _some(users: list[ContainerRecord]) -> str:
+    name = users[0].name or users[0].id[:12]
+    return f"container {name}" + (f" and {len(users) - 1} more" if users[1:] else "")
 
 
 def _one_descriptor(fds: list[int], what: str) -> int:

@@ -47,6 +47,43 @@ def compose_resources(
     )
 
 
+def check_host(limits: ResourceSpec, cpus: str, nodes: str) -> None:
+    """Whether the host has what is asked for. `cpus`, `nodes`: the lists of those that it has.
+
+    Raises:
+        InvalidArgument: more CPUs than that, or one that is not there; a list that is none.
+    """
+    count = sum(map(len, _ranges("cpus", cpus)))
+    if limits.nano_cpus > count * NANO:
+        raise InvalidArgument(
+            f"--cpus {limits.nano_cpus / NANO:g} is more than this host has: {count}",
+            hint="leave it out for no limit",
+        )
+    for option, wanted, there in (
+        ("--cpuset-cpus", limits.cpuset_cpus, cpus),
+        ("--cpuset-mems", limits.cpuset_mems, nodes),
+    ):
+        known = _ranges(option, there)
+        for asked in _ranges(option, wanted):
+            # Stops at the first that is not there, however long the range is said to be.
+            missing = next((n for n in asked if not any(n in one for one in known)), None)
+            if missing is not None:
+                raise InvalidArgument(
+                    f"{option} {wanted}: this host has no {missing}", hint=f"it has {there}"
+                )
+
+
+def _ranges(option: str, text: str) -> tuple[range, ...]:
+    """`0-2,5` as ranges."""
+    found = []
+    for part in text.split(",") if text else ():
+        low, dash, high = part.partition("-")
+        if not (low.isascii() and low.isdigit()) or (dash and not high.isdigit()):
+            raise InvalidArgument(f"{option} {text[:80]!r} is not a list such as 0-2,5")
+        found.append(range(int(low), int(high or low) + 1))
+    return tuple(found)
+
+
 def _device_rules(devices: tuple[Device, ...], access: dict[str, str]) -> tuple[DeviceRule, ...]:
     extra = tuple(
         DeviceRule(

@@ -156,9 +156,7 @@ class Runs:
         core.records.update_container(record)
         core.endpoints.answer(record, task.take_sockets())
         self.adopt(record.id, task)
-        core.events.publish(
-            "container", "start", record.id, name=record.name, image=record.spec.image
-        )
+        core.tell(record, "start")
 
     def adopt(self, container_id: str, task: Task) -> None:
         """Watch a running task; also for one that an earlier engine started."""
@@ -220,8 +218,8 @@ class Runs:
         if record.spec.auto_remove and not keep and record.state != "removing":
             record = begin_removal(core, record)
         if status.oom_killed:
-            core.events.publish("container", "oom", container_id, name=name)
-        core.events.publish("container", "die", container_id, name=name, exitCode=str(status.code))
+            core.tell(record, "oom", name=name)
+        core.tell(record, "die", name=name, exitCode=str(status.code))
         end = core.ends.pop(container_id, None)
         if end is not None and not end.done():
             end.set_result(status)
@@ -268,7 +266,7 @@ class Runs:
                 return
             await asyncio.sleep(delay_s)
         if record.state == "removing":
-            core.events.publish("container", "destroy", record.id, name=name)
+            core.tell(record, "destroy", name=name)
 
     async def _clean(self, record: ContainerRecord) -> None:
         core = self._core

@@ -149,13 +149,15 @@ class LoginAnswer(Value, frozen=True):
 
 
 class HistoryRow(Value, frozen=True):
-    """One step of an image's making, newest first. `layer`: its digest, empty: none."""
+    """One step of an image's making, newest first. `layer`: its digest, empty: none. `id`: the
+    image's of which it is the last step."""
 
     created: str
     created_by: str
     comment: str
     size_bytes: int
     layer: str = ""
+    id: str = ""
 
 
 class ChangeRow(Value, frozen=True):

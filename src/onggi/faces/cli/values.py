@@ -97,6 +97,20 @@ def count(text: str) -> int:
     return _integer(text, 0, _MAX_INT64, "100")
 
 
+def newest(text: str) -> int:
+    """How many of the newest; -1, or any number below it, is all, and so is `all`."""
+    if text == "all" or (text[:1] == "-" and text[1:].isdigit()):
+        return -1
+    return count(text)
+
+
+def only_json(text: str) -> str:
+    """The one form that a picture for people has beside itself."""
+    if text != "json":
+        raise BadValueError("it has no fields for a template", "json")
+    return text
+
+
 def pids_limit(text: str) -> int:
     """Processes; -1 is unlimited."""
     return _integer(text, -1, _MAX_INT64, "100")
