@@ -204,6 +204,11 @@ static const char *check_step(const struct step *step) {
     case STEP_ATTACH_ROOT:
     case STEP_BIND_TREE:
         return is_slot(number_of(step, 0)) ? NULL : "no such slot";
+    case STEP_OPEN_PEER_TREE:
+        /* one that fails half way may have left the monitor elsewhere */
+        if (step->optional)
+            return "this step cannot be optional";
+        return is_slot(number_of(step, 0)) ? NULL : "no such slot";
     case STEP_CLONE_INTO:
         return step->optional ? "this step cannot be optional" : check_clone(step);
     case STEP_MOUNT_OVERLAY:

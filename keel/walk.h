@@ -89,6 +89,7 @@ int init_provide_stdio(struct walk *walk);
 int init_root(struct walk *walk);
 
 int step_open_tree(struct walk *walk, const struct step *step);
+int step_open_peer_tree(struct walk *walk, const struct step *step);
 int step_set_time_offsets(struct walk *walk, const struct step *step);
 int step_write_id_maps(struct walk *walk, const struct step *step);
 int step_join_cgroups(struct walk *walk, const struct step *step);

@@ -296,14 +296,16 @@ def _mounts(spec: ContainerSpec, found: Resolved) -> tuple[Mount, ...]:
     A mount of the user's on a default's place replaces it.
     """
     shm = Mount(
-        destination="/dev/shm",  # noqa: S108 - the container's own
+        destination=defaults.SHM_PLACE,
         type="tmpfs",
         source="shm",
         options=("nosuid", "noexec", "nodev", "mode=1777", f"size={spec.shm_size_bytes}"),
     )
     base = [defaults.PROC, defaults.DEV, defaults.DEVPTS, defaults.SYSFS, defaults.CGROUP]
     base += [defaults.MQUEUE] if spec.ipc != "host" else []
-    base += {"host": [defaults.HOST_SHM], "none": []}.get(spec.ipc, [shm])
+    # That of another container is taken where it is mounted, which no configuration can say.
+    own = [] if "mount" in found.joins else [shm]
+    base += {"host": [defaults.HOST_SHM], "none": []}.get(spec.ipc, own)
     if spec.privileged:
         base = [_writable(mount) for mount in base]
     asked = [_file_mount(target, source) for target, source in found.files]

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from onggi.engine import defaults
 from onggi.engine.api.requests import TerminalSize
 from onggi.engine.api.spec import ContainerSpec
 from onggi.engine.compose import Hardware, Resolved, compose, hostname, security_options
@@ -42,7 +43,9 @@ from onggi.specs.runtime import Config, Seccomp, User
 EXIT_RECORD = "exit"
 SECRETS = "secrets"
 _JOINABLE = ("network", "ipc", "pid", "uts")
-_PROC_NAMES = {"network": "net", "ipc": "ipc", "pid": "pid", "uts": "uts", "user": "user"}
+_PROC_NAMES = {
+    "network": "net", "ipc": "ipc", "pid": "pid", "uts": "uts", "user": "user", "mount": "mnt",
+}  # fmt: skip
 
 
 class Launch(Struct, frozen=True):
@@ -57,7 +60,8 @@ def joined_container(core: Core, spec: ContainerSpec) -> ContainerRecord | None:
     """The container whose namespaces this one joins; None: none.
 
     Raises:
-        FailedPrecondition: it does not run. InvalidArgument: more than one is named.
+        FailedPrecondition: it does not run, or its ipc namespace is not for others.
+        InvalidArgument: more than one is named.
         NotFound: there is no such container.
     """
     names = {
@@ -75,6 +79,11 @@ def joined_container(core: Core, spec: ContainerSpec) -> ContainerRecord | None:
             f"container {record.name} does not run, so its namespaces cannot be joined",
             hint=f"start it with onggi start {record.name}",
         )
+    if spec.ipc.startswith("container:") and record.spec.ipc in ("private", "none"):
+        raise FailedPrecondition(
+            f"container {record.name} shares no memory: its ipc is {record.spec.ipc}",
+            hint="make it with --ipc shareable",
+        )
     return record
 
 
@@ -90,7 +99,8 @@ def joins(core: Core, record: ContainerRecord) -> Iterator[dict[str, str]]:
     """Paths of the namespaces to join, held open by descriptors for as long as the block runs.
 
     All joins go to one container, and its user namespace is joined with them: the kernel lets only
-    the owner of a namespace mount what shows it.
+    the owner of a namespace mount what shows it. `mount` is where /dev/shm is taken from, which
+    belongs to the ipc namespace; it is not joined.
     """
     target = joined_container(core, record.spec)
     if target is None:
@@ -100,6 +110,8 @@ def joins(core: Core, record: ContainerRecord) -> Iterator[dict[str, str]]:
     kinds = [k for k in _JOINABLE if getattr(record.spec, k).startswith("container:")]
     if target.id_base is not None:
         kinds.append("user")
+    if "ipc" in kinds:
+        kinds.append("mount")
     with contextlib.ExitStack() as stack:
         paths = {}
         for kind in kinds:
@@ -142,7 +154,8 @@ def launch(
     links = core.endpoints.links(record)
     core.publishing.open(record)
     held = tuple((t, f"/proc/{os.getpid()}/fd/{fd}") for t, fd in sources.items())
-    made = _plan(core, record, config, rootfs, size, cgroup.task_paths(), nodes, links, held)
+    paths = cgroup.task_paths()
+    made = _plan(core, record, config, rootfs, size, paths, nodes, links, held, joined)
     warnings += found.hardware.warnings + made.warnings
     return Launch(config=config, plan=made, warnings=warnings)
 
@@ -165,7 +178,7 @@ def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
     paths = tuple(f"{h.mount_point}/{cgroup}/tasks" for h in hierarchies if h.version == 1)
     links = core.endpoints.preview(record)
     nodes = tuple(found.hardware.sources.items())
-    made = _plan(core, record, config, rootfs, TerminalSize(), paths, nodes, links, ())
+    made = _plan(core, record, config, rootfs, TerminalSize(), paths, nodes, links, (), {})
     return Launch(config=config, plan=made, warnings=found.hardware.warnings + made.warnings)
 
 
@@ -179,8 +192,10 @@ def _plan(
     nodes: tuple[tuple[str, str], ...],
     links: LinkSetup | None,
     held: tuple[tuple[str, str], ...],
+    joined: dict[str, str],
 ) -> Plan:
     spec = record.spec
+    shm_asked = any(mount.target == defaults.SHM_PLACE for mount in spec.mounts)
     request = StartRequest(
         supervision=with_log(
             Supervision(
@@ -202,6 +217,7 @@ def _plan(
         device_sources=nodes,
         mount_sources=held,
         keyring=record.id[:12],
+        shared_memory="" if shm_asked else joined.get("mount", ""),
         links=links,
     )
     return plan(with_seccomp(config, seccomp_profile(core, spec, config)), core.host, request)

@@ -220,6 +220,10 @@ ENOENT_SYSCTL = "this kernel has no such parameter: check its name, or load its 
 _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
     s.OpenTree: _open_tree,
     s.MountFilesystem: _filesystem,
+    s.OpenPeerTree: _of_errno(
+        ENOENT="that container has none: was it started with --ipc none, or did it unmount it?",
+        EPERM="it needs CAP_SYS_ADMIN and CAP_SYS_CHROOT: run the engine as root",
+    ),
     s.SetTimeOffsets: _of_errno(
         EPERM="time namespaces need CAP_SYS_TIME and CAP_SYS_ADMIN on the host",
         ERANGE="the offset would make the clock negative or run over",

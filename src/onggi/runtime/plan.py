@@ -25,7 +25,7 @@ from onggi.runtime.namespaces import (
     time_steps,
 )
 from onggi.runtime.plan_devices import plan_devices, plan_terminal
-from onggi.runtime.plan_mounts import plan_mounts, plan_root
+from onggi.runtime.plan_mounts import plan_mounts, plan_root, plan_shared_memory
 from onggi.runtime.plan_process import (
     ProcessDraft,
     credential_steps,
@@ -219,6 +219,7 @@ def _plan_tree(draft: Draft) -> None:
         draft.warn("$.linux.mountLabel", "is not applied: this version does not use selinux")
     plan_root(draft)
     plan_mounts(draft)
+    plan_shared_memory(draft)
     plan_devices(draft)
     plan_terminal(draft)
     draft.inside.append(PivotRoot())

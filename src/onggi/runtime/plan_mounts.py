@@ -10,6 +10,9 @@ import posixpath
 
 from onggi.errors import SpecError
 from onggi.kernel.mounts import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     MS_REC,
@@ -110,6 +113,24 @@ def plan_mounts(draft: Draft) -> None:
             plan_cgroup_mount(draft, options, target, path)
         else:
             _plan_filesystem(draft, mount, options, target, path)
+
+
+def plan_shared_memory(draft: Draft) -> None:
+    """POSIX shared memory of another container's: files, of which no namespace knows (shm_open(3)).
+
+    It is of the same user namespace, so owners show as they are.
+    """
+    namespace = draft.request.shared_memory
+    if namespace:
+        place = "/dev/shm"  # noqa: S108 - the containers' own
+        draft.inside.append(
+            BindTree(
+                slot=draft.open_peer_tree(namespace, place, "$.mounts"),
+                target=place,
+                attributes_set=MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
+                propagation=_PRIVATE,
+            )
+        )
 
 
 def _target(draft: Draft, mount: Mount, path: str) -> str:

@@ -69,7 +69,8 @@ class StartRequest(Struct, frozen=True):
     `mount_sources`: pairs (destination of a bind mount, name of a descriptor that holds its
     source), taken instead of the source's path. `idmap_sources`: with a user namespace, show bind
     mounts with the container's owners, where the file system can. `keyring`: the name of the
-    session keyring to join; empty: the engine's stays. `links`: for a new network namespace only;
+    session keyring to join; empty: the engine's stays. `shared_memory`: the mount namespace whose
+    /dev/shm it has; empty: as the configuration says. `links`: for a new network namespace only;
     None: it has nothing but loopback.
     """
 
@@ -86,6 +87,7 @@ class StartRequest(Struct, frozen=True):
     mount_sources: tuple[tuple[str, str], ...] = ()
     idmap_sources: bool = True
     keyring: str = ""
+    shared_memory: str = ""
     links: LinkSetup | None = None
 
 

@@ -60,6 +60,23 @@ class OpenTree(Step, frozen=True, kw_only=True):
         return f"open tree {self.source or self.path}{below} → slot {self.slot}"
 
 
+class OpenPeerTree(Step, frozen=True, kw_only=True):
+    """Take a detached copy of a mount of another container into a slot."""
+
+    opcode = 11
+    signature = "uss"
+    actor = "monitor"
+    concerns = "mount"
+    section = "open_tree(2), setns(2)"
+
+    slot: int
+    namespace: str
+    path: str
+
+    def describe(self) -> str:
+        return f"open tree {self.path} of mount namespace {self.namespace} → slot {self.slot}"
+
+
 class SetTimeOffsets(Step, frozen=True, kw_only=True):
     """Make a time namespace with these offsets for the child."""
 
