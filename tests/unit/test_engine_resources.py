@@ -90,6 +90,20 @@ def test_what_cannot_be(asked: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
+        ({"cpu_quota_us": 500}, "--cpu-quota 500 is below 1000 — microseconds in each"),
+        ({"cpu_quota_us": 5000, "cpu_period_us": 999}, "--cpu-period 999 is not between"),
+        ({"cpu_period_us": 1_000_001}, "--cpu-period 1000001 is not between"),
+    ],
+)
+def test_shares_that_the_kernel_does_not_take(asked: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidArgument) as found:
+        limits(**asked)
+    assert why in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
         ({"nano_cpus": 4_000_000_001}, "--cpus 4 is more than this host has: 4"),
         ({"nano_cpus": 1000 * 10**9}, "--cpus 1000 is more than this host has: 4"),
         ({"cpuset_cpus": "0-4"}, "--cpuset-cpus 0-4: this host has no 3 — it has 0-2,6"),

@@ -140,6 +140,7 @@ def with_image(spec: ContainerSpec, image: ContainerConfig | None) -> ContainerS
         spec,
         stop_signal=spec.stop_signal or image.stop_signal,
         labels=(image.labels or {}) | spec.labels,
+        expose=tuple(dict.fromkeys((*spec.expose, *(image.exposed_ports or ())))),
     )
 
 

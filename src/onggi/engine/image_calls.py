@@ -67,6 +67,7 @@ class ImageCalls:
             "RepoTags": [familiar(name) for name in image.names],
             "RepoDigests": self._digests(image),
             "Created": image.created,
+            "Author": config.author or "",
             "Architecture": config.architecture,
             "Os": config.os,
             "Size": image.size_bytes,

@@ -21,6 +21,8 @@ from onggi.specs.runtime import (
 
 MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
 CPU_PERIOD_US = 100_000
+#: What the kernel takes. Source: Documentation/scheduler/sched-bwc.rst.
+LEAST_US, MOST_US = 1_000, 1_000_000
 NANO = 1_000_000_000
 
 
@@ -137,6 +139,13 @@ def _cpu(limits: ResourceSpec) -> Cpu | None:
         quota = limits.nano_cpus * period // NANO
         if quota < 1000:
             raise InvalidArgument("--cpus is too small", hint="the smallest share is 0.01")
+    if quota is not None and 0 <= quota < LEAST_US:
+        raise InvalidArgument(
+            f"--cpu-quota {quota} is below {LEAST_US}",
+            hint="microseconds in each --cpu-period, 100000 of them unless it says otherwise",
+        )
+    if period is not None and not LEAST_US <= period <= MOST_US:
+        raise InvalidArgument(f"--cpu-period {period} is not between {LEAST_US} and {MOST_US}")
     cpu = Cpu(
         shares=limits.cpu_shares or None,
         quota=quota,

@@ -174,7 +174,7 @@ def _check_modes(parsed: Parsed) -> None:
 
 def _check_workdir(parsed: Parsed) -> None:
     path = parsed.get("workdir")
-    if path is not None and not posixpath.isabs(path):
+    if path and not posixpath.isabs(path):
         raise invalid("--workdir", path, BadValueError("not an absolute path", "/srv"))
 
 

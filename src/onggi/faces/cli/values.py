@@ -112,8 +112,8 @@ def only_json(text: str) -> str:
 
 
 def pids_limit(text: str) -> int:
-    """Processes; -1 is unlimited."""
-    return _integer(text, -1, _MAX_INT64, "100")
+    """Processes; -1 is unlimited, and so is 0, as docker has it."""
+    return _integer(text, -1, _MAX_INT64, "100") or -1
 
 
 def swappiness(text: str) -> int:
