@@ -152,3 +152,17 @@ def test_detach_keys() -> None:
     for bad in ("ctrl", "ctrl-", "ctrl-1", "ab", "a,,b", "ctrl-é"):
         with pytest.raises(BadValueError):
             values.detach_keys(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", -1), ("-1", -1), ("7", 7), ("4194304", 1 << 22)]
+)
+def test_pids_limit(text: str, number: int) -> None:
+    """Docker's 0 is no limit, and so is -1."""
+    assert values.pids_limit(text) == number
+
+
+@pytest.mark.parametrize("text", ["-2", "4194305", "many", ""])
+def test_no_pids_limit(text: str) -> None:
+    with pytest.raises(BadValueError):
+        values.pids_limit(text)

@@ -27,6 +27,8 @@ SIGNALS = {
     )
 }
 _RTMIN, _RTMAX = 34, 64
+#: As many as the kernel can have. Source: proc_sys_kernel(5), pid_max.
+_PIDS = 1 << 22
 ULIMITS = frozenset(
     "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime "
     "sigpending stack".split()
@@ -113,7 +115,7 @@ def only_json(text: str) -> str:
 
 def pids_limit(text: str) -> int:
     """Processes; -1 is unlimited, and so is 0, as docker has it."""
-    return _integer(text, -1, _MAX_INT64, "100") or -1
+    return _integer(text, -1, _PIDS, "100") or -1
 
 
 def swappiness(text: str) -> int:
