@@ -71,8 +71,10 @@ def inspect_record(record: ContainerRecord, core: Core) -> dict[str, Any]:
             {
                 "Type": m.kind,
                 "Name": m.source if m.kind == "volume" else "",
+                "Driver": "local" if m.kind == "volume" else "",
                 "Source": core.volume_path(m.source) if m.kind == "volume" else m.source,
                 "Destination": m.target,
+                "Mode": "ro" if m.read_only else "",
                 "RW": not m.read_only,
                 "Propagation": m.propagation or "rprivate",
             }
@@ -123,6 +125,7 @@ def _host_config(record: ContainerRecord) -> dict[str, Any]:
         "UsernsMode": spec.userns,
         "CgroupnsMode": spec.cgroupns,
         "AutoRemove": spec.auto_remove,
+        "Runtime": "onggi",
         "RestartPolicy": {
             "Name": spec.restart.policy,
             "MaximumRetryCount": spec.restart.maximum,

@@ -22,7 +22,7 @@ _COLUMNS = (
     Column("IMAGE", "Image", shrinks=True),
     Column("COMMAND", "Command", shrinks=True),
     Column("CREATED", "RunningFor", shrinks=True),
-    Column("STATUS", "Status", shrinks=True),
+    Column("STATUS", "Status", late=True),
     Column("PORTS", "Ports", shrinks=True),
     Column("NAMES", "Names"),
 )
