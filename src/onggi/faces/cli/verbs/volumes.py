@@ -45,6 +45,8 @@ def _create(context: Context, parsed: Parsed) -> int:
 def _row(volume: dict[str, Any]) -> dict[str, Any]:
     return {
         "Name": volume["name"],
+        "Driver": "local",
+        "Scope": "local",
         "Mountpoint": volume["mountpoint"],
         "CreatedAt": human.timestamp(volume["created_ns"]),
         "Labels": ",".join(f"{k}={v}" for k, v in volume.get("labels", {}).items()),
