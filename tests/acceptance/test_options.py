@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,21 @@ def refused(onggi: Onggi, *words: str) -> str:
     assert done.stderr.count("\n") == 1, done.stderr
     assert onggi.out("ps", "-aq") == before
     return done.stderr
+
+
+def test_devices_below_a_directory(onggi: Onggi, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    os.mknod(tmp_path / "zero", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    os.mknod(tmp_path / "in/fuse", 0o666 | stat.S_IFCHR, os.makedev(10, 229))
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("/dev/fuse")
+    given = ("--device", f"{tmp_path}:/dev/given:rw")
+    shown = sh(onggi, *given, script="find /dev/given -type c; find /dev/given | wc -l")
+    assert shown.split() == ["/dev/given/zero", "/dev/given/in/fuse", "4"]
+    assert sh(onggi, *given, script=": <> /dev/given/in/fuse && echo open") == "open"
+    (tmp_path / "none").mkdir()
+    said = refused(onggi, "--rm", "--device", str(tmp_path / "none"), "busybox", "true")
+    assert f"there is no device below {tmp_path}/none" in said
 
 
 # -- process ---------------------------------------------------------------------------------

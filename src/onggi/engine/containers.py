@@ -29,6 +29,7 @@ from onggi.engine.cleanup import begin_removal
 from onggi.engine.compose import with_image
 from onggi.engine.conditions import with_image_health
 from onggi.engine.core import Core
+from onggi.engine.device_nodes import with_directories
 from onggi.engine.names import check_name, new_id, new_name
 from onggi.engine.networks import Networks
 from onggi.engine.pausing import thaw
@@ -88,6 +89,7 @@ class Containers:
         container_id = new_id()
         check_restart(spec)
         check_host(spec.resources, *online())
+        spec = msgspec.structs.replace(spec, devices=with_directories(spec.devices))
         spec = with_image_health(with_image(spec, image.config.config), image.config.config)
         mounts, made = self._volumes.for_container(spec, image.config.config)
         try:
