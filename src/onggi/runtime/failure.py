@@ -48,6 +48,10 @@ class StepError(SyscallError):
         self.message = f"cannot {description}: {self.message}"
 
 
+def _bounding(plan: s.Plan) -> int:
+    return next((step.bounding for step in plan.steps if isinstance(step, s.BecomeUser)), 0)
+
+
 def explain_failure(
     report: Report, plan: s.Plan, platform: object = None, machine: str | None = None
 ) -> EngineError:
@@ -71,6 +75,7 @@ def explain_failure(
             report.facts,
             machine or os.uname().machine,
             "" if platform is None else str(platform),
+            _bounding(plan),
         )
     if isinstance(step, s.ChangeDirectory):
         return _no_working_directory(step, report)
