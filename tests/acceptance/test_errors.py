@@ -236,7 +236,7 @@ def test_a_root_file_system_that_is_no_tar(onggi: Onggi) -> None:
     (("run", "--cpuset-cpus", "4000", "busybox"), 125, "cpus"),
     (("run", "-u", "nobody-here", "busybox"), 125, "user 'nobody-here' is not in the image's"),
     (("run", "-u", "0:none-here", "busybox"), 125, "group 'none-here' is not in the image's"),
-    (("run", "-u", "99999999", "busybox"), 125, "99999999 is not mapped"),
+    (("run", "-u", "99999999", "busybox"), 125, "99999999 is outside the 65,536 ids"),
     (("run", "-w", "/bin/busybox", "busybox"), 126, "the working directory /bin/busybox is not"),
     (("run", "--hostname", "a" * 100, "busybox"), 125, "hostname"),
     (("run", "--network", "container:nosuch", "busybox"), 125, "nosuch"),

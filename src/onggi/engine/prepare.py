@@ -79,7 +79,9 @@ def joined_container(core: Core, spec: ContainerSpec) -> ContainerRecord | None:
             f"container {record.name} does not run, so its namespaces cannot be joined",
             hint=f"start it with onggi start {record.name}",
         )
-    if spec.ipc.startswith("container:") and record.spec.ipc in ("private", "none"):
+    # Who joins its processes sees their memory anyway.
+    alone = spec.ipc.startswith("container:") and not spec.pid.startswith("container:")
+    if alone and record.spec.ipc in ("private", "none"):
         raise FailedPrecondition(
             f"container {record.name} shares no memory: its ipc is {record.spec.ipc}",
             hint="make it with --ipc shareable",
@@ -110,7 +112,7 @@ def joins(core: Core, record: ContainerRecord) -> Iterator[dict[str, str]]:
     kinds = [k for k in _JOINABLE if getattr(record.spec, k).startswith("container:")]
     if target.id_base is not None:
         kinds.append("user")
-    if "ipc" in kinds:
+    if "ipc" in kinds and target.spec.ipc != "none":
         kinds.append("mount")
     with contextlib.ExitStack() as stack:
         paths = {}
