@@ -249,6 +249,9 @@ def test_memory_that_is_not_for_others(onggi: Onggi, mode: str) -> None:
         )
         assert failed.returncode == 125
         assert f"its ipc is {mode} — make it with --ipc shareable" in failed.stderr
+        # With its processes its memory is seen anyway: `onggi debug` works so.
+        joins = ("--ipc", f"container:{one}", "--pid", f"container:{one}")
+        assert "sleep 1000" in sh(onggi, *joins, script="test -d /dev/shm && ps")
 
 
 def test_sysctls(onggi: Onggi) -> None:
