@@ -1,5 +1,6 @@
 # make run    everything a fresh machine needs, then a real Debian container and both views of it
 # make test   everything a fresh machine needs, then every check and test
+# make test-cgroup2  what of it runs in a guest with cgroup v2 alone (`make test` does too)
 # make check  format, lint, types, layers, C warnings
 # make fuzz   atheris on the parsers of hostile bytes, SECONDS each (TARGETS="tar erofs": only these)
 # make bench  side by side with the peers that are installed (make bench-peers installs them)
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: run test check unit fuzz bench bench-peers build packages clean
+.PHONY: run test test-cgroup2 check unit fuzz bench bench-peers build packages clean
 .DELETE_ON_ERROR:
 
 run: build
@@ -20,6 +21,11 @@ test: build check
 	$(MAKE) -s -C keel test
 	$(MAKE) -s -C keel fuzz SECONDS=5
 	$(BIN)/python -m pytest -q
+
+# the engine and its limits on an older kernel with cgroup v2 alone, in a guest of the test's own
+test-cgroup2: build
+	@scripts/packages test
+	$(BIN)/python -m pytest -q tests/kernel/test_cgroups_guest.py tests/acceptance/test_guest.py
 
 check: build
 	$(BIN)/ruff format --check -q .

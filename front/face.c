@@ -65,9 +65,17 @@ static int in_background(void) {
     return foreground > 0 && foreground != getpgrp();
 }
 
-static int wants_plain(void) {
+/* `onggi load -i <(…)`: another process has our standard streams, but not what else is open. */
+static int names_descriptor(char **arguments) {
+    for (; *arguments; arguments++)
+        if (strstr(*arguments, "/dev/fd/") || strstr(*arguments, "/proc/self/fd/"))
+            return 1;
+    return 0;
+}
+
+static int wants_plain(char **arguments) {
     const char *asked = getenv("ONGGI_NO_WARM");
-    if (asked && *asked)
+    if ((asked && *asked) || names_descriptor(arguments))
         return 1;
     return geteuid() != getuid() || getegid() != getgid() || in_background();
 }
@@ -140,7 +148,7 @@ int face_main(const struct face *face, int argc, char **argv, char **environment
     if (keep_standard_streams() < 0)
         return face->lost;
     int connection = -1;
-    int placed = !wants_plain() && face->directory(directory, sizeof directory, arguments) == 0;
+    int placed = !wants_plain(arguments) && face->directory(directory, sizeof directory, arguments) == 0;
     if (placed)
         connection = dial_warm(directory);
     if (connection >= 0) {

@@ -226,6 +226,11 @@ static const char *check_step(const struct step *step) {
         return is_slot(number_of(step, 0)) ? NULL : "no such slot";
     case STEP_CONNECT_AGENT:
         return is_slot(number_of(step, 0)) && is_slot(number_of(step, 1)) ? NULL : "no such slot";
+    case STEP_OPEN_PEER_TREE:
+        /* one that fails half way may have left the monitor elsewhere */
+        if (step->optional)
+            return "this step cannot be optional";
+        return is_slot(number_of(step, 0)) ? NULL : "no such slot";
     case STEP_CLONE_INTO:
         return step->optional ? "this step cannot be optional" : check_clone(step);
     case STEP_MOUNT_OVERLAY:
@@ -262,7 +267,7 @@ static int needs_child(uint16_t opcode) {
            opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
            opcode == STEP_SEND_NETLINK || opcode == STEP_RUN_HOST_HOOK ||
            opcode == STEP_CONNECT_AGENT || opcode == STEP_SET_SCHEDULER ||
-           opcode >= STEP_FIRST_OF_INIT;
+           is_of_init(opcode);
 }
 
 /* Which steps have come so far. */
@@ -288,7 +293,7 @@ static const char *check_place(const struct plan *plan, uint32_t index, const st
         return "a second BIND_SOCKETS";
     if (opcode == STEP_HOLD && (seen->hold || plan->steps[0].opcode != STEP_HAND_OVER))
         return "a second HOLD, or one without HAND_OVER";
-    if (seen->hold && opcode < STEP_FIRST_OF_INIT)
+    if (seen->hold && !is_of_init(opcode))
         return "a step of the monitor comes after HOLD";
     if (needs_child(opcode) && !seen->clone)
         return "a step of the child comes before CLONE_INTO";

@@ -12,10 +12,15 @@ enum opcode {
 #include "steps.def"
 #undef STEP
     STEP_FIRST_OF_INIT = STEP_SET_ROOT_PROPAGATION,
-    STEP_LIMIT = STEP_HOLD + 1,
+    STEP_LAST_OF_INIT = STEP_HOLD, /* the monitor's numbers are below and above */
+    STEP_LIMIT = STEP_RUN_HOST_HOOK + 1,
 };
 
 enum { MAX_FIELDS = 11, SLOTS = 256, NO_SLOT = 255 };
+
+static inline int is_of_init(unsigned opcode) {
+    return opcode >= STEP_FIRST_OF_INIT && opcode <= STEP_LAST_OF_INIT;
+}
 
 /* Bytes of the plan, followed by a NUL that is not counted. */
 struct blob {

@@ -13,8 +13,9 @@
 #include <sys/vfs.h>
 
 #include "keel.h"
+#include "syscalls.h"
 
-enum { HEAD_BYTES = 4096 };
+enum { HEAD_BYTES = 4096, CAPABILITY_BYTES = 24 };
 
 struct text {
     char *at;
@@ -36,14 +37,16 @@ __attribute__((format(printf, 2, 3))) static void add_line(struct text *text, co
     text->left -= (size_t)length;
 }
 
-static void add_head(struct text *text, const unsigned char *head, size_t length) {
+/* Bytes in hexadecimal as one line, or nothing of it. */
+static void add_bytes(struct text *text, const char *name, const unsigned char *bytes,
+                      size_t length) {
     static const char DIGITS[] = "0123456789abcdef";
-    if (text->left < sizeof "head=\n" + 2 * length)
+    if (text->left < strlen(name) + sizeof "=\n" + 2 * length)
         return;
-    add_line(text, "head=");
+    add_line(text, "%s=", name);
     for (size_t i = 0; i < length; i++) {
-        *text->at++ = DIGITS[head[i] >> 4];
-        *text->at++ = DIGITS[head[i] & 15];
+        *text->at++ = DIGITS[bytes[i] >> 4];
+        *text->at++ = DIGITS[bytes[i] & 15];
     }
     text->left -= 2 * length;
     add_line(text, "\n");
@@ -133,11 +136,14 @@ void explain_executable(const char *path, char *facts, size_t size) {
     add_line(&text, "mode=%o\nuid=%u\ngid=%u\n", stats.st_mode, stats.st_uid, stats.st_gid);
     if (statfs(path, &mount) == 0)
         add_line(&text, "noexec=%d\n", (mount.f_flags & ST_NOEXEC) != 0);
+    ssize_t length = sys_getxattr(path, "security.capability", head, CAPABILITY_BYTES);
+    if (length > 0)
+        add_bytes(&text, "capabilities", head, (size_t)length);
     /* a FIFO or a device must not hold init up */
     SCOPED_FD file = S_ISREG(stats.st_mode) ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
-    ssize_t length = file < 0 ? -1 : read(file, head, sizeof head);
+    length = file < 0 ? -1 : read(file, head, sizeof head);
     if (length < 0)
         return;
-    add_head(&text, head, (size_t)length);
+    add_bytes(&text, "head", head, (size_t)length);
     add_interpreter(&text, head, (size_t)length);
 }

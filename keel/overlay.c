@@ -100,7 +100,8 @@ static int give_lowers(struct walk *walk, int context, const struct stack *stack
         if (fsconfig(context, FSCONFIG_SET_FD, "lowerdir+", NULL,
                      walk->slot[stack->lowers->items[i]]) == 0)
             continue;
-        if (i > 0 || errno != EINVAL)
+        /* before 6.5 overlayfs is a legacy file system, whose options are strings */
+        if (i > 0 || (errno != EINVAL && errno != EOPNOTSUPP))
             return context_fail(walk->failure, context, "fsconfig", "lowerdir+");
         return name_lowers(walk, context, stack) < 0 ? -1 : 1;
     }

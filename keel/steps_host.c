@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "resolve.h"
 #include "syscalls.h"
 #include "walk.h"
 
@@ -39,6 +40,40 @@ int step_open_tree(struct walk *walk, const struct step *step) {
         open_tree(AT_FDCWD, text_of(step, 1), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | recursive);
     if (tree < 0)
         return fail(walk->failure, "open_tree", "%s", text_of(step, 1));
+    slot_fill(walk, (unsigned)number_of(step, 0), tree);
+    return 0;
+}
+
+/* A copy of the mount at `path` of the root of the mount namespace that this process is in. */
+static int clone_in_root(const char *path) {
+    SCOPED_FD root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0)
+        return -1;
+    SCOPED_FD place = resolve_in(root, path, O_PATH | O_DIRECTORY, 0);
+    if (place < 0)
+        return -1;
+    return open_tree(place, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+}
+
+/* Copied by who is where it is mounted: the kernel clones no mount of another namespace. setns
+ * leaves a process at the root of the namespace that it enters, so ours is entered anew. */
+int step_open_peer_tree(struct walk *walk, const struct step *step) {
+    SCOPED_FD ours = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    SCOPED_FD root = ours < 0 ? -1 : open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    SCOPED_FD theirs = root < 0 ? -1 : open(text_of(step, 1), O_RDONLY | O_CLOEXEC);
+    if (theirs < 0)
+        return fail(walk->failure, "open", "mount namespace %s", text_of(step, 1));
+    if (setns(theirs, CLONE_NEWNS) < 0)
+        return fail(walk->failure, "setns", "mount namespace %s", text_of(step, 1));
+    int tree = clone_in_root(text_of(step, 2));
+    int error = errno;
+    if (setns(ours, CLONE_NEWNS) < 0 || fchdir(root) < 0 || chroot(".") < 0) {
+        close(tree);
+        return fail(walk->failure, "setns", "back from mount namespace %s", text_of(step, 1));
+    }
+    errno = error;
+    if (tree < 0)
+        return fail(walk->failure, "open_tree", "%s of another container", text_of(step, 2));
     slot_fill(walk, (unsigned)number_of(step, 0), tree);
     return 0;
 }

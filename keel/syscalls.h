@@ -28,6 +28,10 @@ static inline int sys_pivot_root(const char *new_root, const char *put_old) {
     return (int)syscall(SYS_pivot_root, new_root, put_old);
 }
 
+static inline ssize_t sys_getxattr(const char *path, const char *name, void *value, size_t size) {
+    return (ssize_t)syscall(SYS_getxattr, path, name, value, size);
+}
+
 static inline int sys_seccomp(unsigned operation, unsigned flags, void *arguments) {
     return (int)syscall(SYS_seccomp, operation, flags, arguments);
 }

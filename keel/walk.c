@@ -21,6 +21,7 @@
 
 static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = {
     [STEP_OPEN_TREE] = step_open_tree,
+    [STEP_OPEN_PEER_TREE] = step_open_peer_tree,
     [STEP_SET_TIME_OFFSETS] = step_set_time_offsets,
     [STEP_CLONE_INTO] = clone_init,
     [STEP_WRITE_ID_MAPS] = step_write_id_maps,
@@ -70,7 +71,7 @@ static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = 
 };
 
 int is_init_step(const struct step *step) {
-    return step->opcode >= STEP_FIRST_OF_INIT;
+    return is_of_init(step->opcode);
 }
 
 int carry_out(struct walk *walk, uint32_t index) {

@@ -111,6 +111,7 @@ int agent_tell(struct walk *walk, const struct step *step, const struct agent *a
                int listener);
 
 int step_open_tree(struct walk *walk, const struct step *step);
+int step_open_peer_tree(struct walk *walk, const struct step *step);
 int step_set_time_offsets(struct walk *walk, const struct step *step);
 int step_write_id_maps(struct walk *walk, const struct step *step);
 int step_join_cgroups(struct walk *walk, const struct step *step);

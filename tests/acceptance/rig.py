@@ -56,7 +56,7 @@ class Onggi:
 
     def view(self, container: str) -> dict[str, Any]:
         """One running container from both sides, as `view` tells it."""
-        found: dict[str, Any] = json.loads(self.out("view", "--json", container))
+        found: dict[str, Any] = json.loads(self.out("view", "--format", "json", container))
         return found
 
     def pid(self, container: str) -> int:

@@ -236,7 +236,7 @@ def test_a_root_file_system_that_is_no_tar(onggi: Onggi) -> None:
     (("run", "--cpuset-cpus", "4000", "busybox"), 125, "cpus"),
     (("run", "-u", "nobody-here", "busybox"), 125, "user 'nobody-here' is not in the image's"),
     (("run", "-u", "0:none-here", "busybox"), 125, "group 'none-here' is not in the image's"),
-    (("run", "-u", "99999999", "busybox"), 125, "99999999 is not mapped"),
+    (("run", "-u", "99999999", "busybox"), 125, "99999999 is outside the 65,536 ids"),
     (("run", "-w", "/bin/busybox", "busybox"), 126, "the working directory /bin/busybox is not"),
     (("run", "--hostname", "a" * 100, "busybox"), 125, "hostname"),
     (("run", "--network", "container:nosuch", "busybox"), 125, "nosuch"),
@@ -522,3 +522,19 @@ def test_a_name_stays_when_an_import_under_it_fails(onggi: Onggi) -> None:
     refused(onggi, "import", "-", "busybox", stdin=b"garbage" * 1000)
     assert onggi.out("images", "-q", "--no-trunc") == before
     assert onggi.out("run", "--rm", "busybox", "echo", "hi") == "hi"
+
+
+def test_a_file_that_asks_for_capabilities(onggi: Onggi) -> None:
+    """As Debian's ping is one: only who has them may execute it at all."""
+    net_raw = struct.pack("<5I", 0x02000000 | 1, 1 << 13, 0, 0, 0)
+    for name, more, code in (("without", (), 126), ("with", ("--cap-add", "NET_RAW"), 0)):
+        onggi.run("run", "-d", "--name", name, *more, "busybox", "sleep", "1000")
+        try:
+            onggi.run("exec", name, "cp", "/bin/busybox", "/true")
+            upper = onggi.out("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", name)
+            os.setxattr(f"{upper}/true", "security.capability", net_raw)
+            done = onggi.run("exec", name, "/true", check=False)
+            assert done.returncode == code, done
+            assert ("--cap-add NET_RAW, or take them" in done.stderr) == (code != 0)
+        finally:
+            onggi.run("rm", "-f", name)

@@ -245,17 +245,22 @@ def test_the_hosts_namespace_when_asked_for(onggi: Onggi, option: str, kind: str
 def test_anothers_namespace_when_asked_for(
     onggi: Onggi, pair: tuple[str, str], option: str, kind: str
 ) -> None:
-    name = f"joins-{kind}"
-    onggi.run("run", "-d", "--name", name, option, "container:left", "busybox", "sleep", "1000")
-    pid, left = onggi.pid(name), onggi.pid("left")
+    name, peer = f"joins-{kind}", "left"
+    if kind == "ipc":  # which its owner must have agreed to
+        peer = "shares"
+        onggi.run("run", "-d", "--name", peer, "--ipc", "shareable", "busybox", "sleep", "1000")
+    onggi.run("run", "-d", "--name", name, option, f"container:{peer}", "busybox", "sleep", "1000")
+    pid, left = onggi.pid(name), onggi.pid(peer)
     assert kernel_side.namespace(pid, kind) == kernel_side.namespace(left, kind)
     assert kernel_side.namespace(pid, "user") == kernel_side.namespace(left, "user")
     for other in {"pid", "ipc", "uts", "network", "mount"} - {kind}:
         assert kernel_side.namespace(pid, other) != kernel_side.namespace(left, other)
     shown = {row["kind"]: row for row in onggi.view(name)["namespaces"]}
-    assert shown[kind]["shared_with"] == ["left"]
+    assert shown[kind]["shared_with"] == [peer]
     onggi.run("rm", "-f", name)
-    assert onggi.inspect("left")["State"]["Running"] is True
+    assert onggi.inspect(peer)["State"]["Running"] is True
+    if peer != "left":
+        onggi.run("rm", "-f", peer)
 
 
 def test_joining_what_does_not_run_is_refused(onggi: Onggi) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from acceptance.kernel_side import cgroup_file
 from acceptance.rig import Onggi, until
 
 
@@ -52,6 +53,20 @@ def test_a_pause_survives_the_engine(own_onggi: Onggi) -> None:
     onggi.kill_engine()
     assert state(onggi, "a") == "paused"
     onggi.run("unpause", "a")
+    assert onggi.out("exec", "a", "echo", "alive") == "alive"
+    onggi.run("rm", "-f", "a")
+
+
+def test_what_stood_still_for_a_copy_goes_on(own_onggi: Onggi) -> None:
+    """An engine that dies during a commit leaves the cgroup frozen, and no record of a pause."""
+    onggi = own_onggi
+    sleeper(onggi, "a")
+    pid = onggi.pid("a")
+    unified = cgroup_file(pid, "", "", "cgroup.freeze")  # of the core, in a hybrid layout too
+    file = unified if unified.exists() else cgroup_file(pid, "freezer", "freezer.state", "")
+    onggi.kill_engine()
+    file.write_text("1" if file == unified else "FROZEN")
+    assert state(onggi, "a") == "running"
     assert onggi.out("exec", "a", "echo", "alive") == "alive"
     onggi.run("rm", "-f", "a")
 

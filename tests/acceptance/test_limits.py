@@ -150,7 +150,7 @@ def test_inside_sees_its_own_limits(onggi: Onggi) -> None:
          "memory.swap.max", (96 * MIB, 32 * MIB)),
         (("--memory-reservation", "32m"), "memory", "memory.soft_limit_in_bytes", "memory.low",
          (32 * MIB, 32 * MIB)),
-        (("--cpu-shares", "512"), "cpu", "cpu.shares", "cpu.weight", (512, 20)),
+        (("--cpu-shares", "512"), "cpu", "cpu.shares", "cpu.weight", (512, 59)),
         (("--cpu-period", "50000", "--cpu-quota", "20000"), "cpu", "cpu.cfs_quota_us", "cpu.max",
          (20000, 20000)),
         (("--cpuset-cpus", "0"), "cpuset", "cpuset.cpus", "cpuset.cpus", (0, 0)),
@@ -251,6 +251,8 @@ def test_a_limit_that_cannot_be_is_refused_in_one_line(
     onggi: Onggi, options: tuple[str, ...], words: str
 ) -> None:
     done = onggi.run("run", "--rm", *options, "busybox", "true", check=False)
+    if "no cpuset controller on this host" in done.stderr:
+        pytest.skip("the host has no cpuset controller")
     assert done.returncode == 125
     assert words in done.stderr
     assert done.stderr.count("\n") == 1

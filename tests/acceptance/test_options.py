@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,21 @@ def refused(onggi: Onggi, *words: str) -> str:
     assert done.stderr.count("\n") == 1, done.stderr
     assert onggi.out("ps", "-aq") == before
     return done.stderr
+
+
+def test_devices_below_a_directory(onggi: Onggi, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    os.mknod(tmp_path / "zero", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    os.mknod(tmp_path / "in/fuse", 0o666 | stat.S_IFCHR, os.makedev(10, 229))
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("/dev/fuse")
+    given = ("--device", f"{tmp_path}:/dev/given:rw")
+    shown = sh(onggi, *given, script="find /dev/given -type c; find /dev/given | wc -l")
+    assert shown.split() == ["/dev/given/zero", "/dev/given/in/fuse", "4"]
+    assert sh(onggi, *given, script=": <> /dev/given/in/fuse && echo open") == "open"
+    (tmp_path / "none").mkdir()
+    said = refused(onggi, "--rm", "--device", str(tmp_path / "none"), "busybox", "true")
+    assert f"there is no device below {tmp_path}/none" in said
 
 
 # -- process ---------------------------------------------------------------------------------
@@ -182,13 +198,60 @@ def test_shared_memory(onggi: Onggi) -> None:
             file.unlink(missing_ok=True)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="--ipc container:NAME joins the namespace, but gets a /dev/shm of its own"
-)
 def test_shared_memory_of_another_container(onggi: Onggi) -> None:
+    with running(onggi, "--ipc", "shareable", "--shm-size", "8m") as one:
+        onggi.run("exec", one, "sh", "-c", "echo shared > /dev/shm/of-one")
+        joins = ("--ipc", f"container:{one}")
+        look = "cat /dev/shm/of-one; echo back > /dev/shm/of-two; stat -c %u:%a /dev/shm/of-one"
+        assert sh(onggi, *joins, script=look).split() == ["shared", "0:644"]
+        assert onggi.out("exec", one, "cat", "/dev/shm/of-two") == "back"
+        assert sh(onggi, *joins, script="df -k /dev/shm | tail -n 1").split()[1] == "8192"
+        mounted = sh(onggi, *joins, script="grep ' /dev/shm ' /proc/self/mounts").split()[3]
+        assert {"nosuid", "nodev", "noexec", "rw"} <= set(mounted.split(","))
+        # One mount only: it sees nothing else of the other's files.
+        onggi.run("exec", one, "sh", "-c", "echo x > /of-one-only")
+        assert sh(onggi, *joins, script="ls /of-one-only 2>&1; true").endswith(
+            "No such file or directory"
+        )
+        own = ("--tmpfs", "/dev/shm")
+        assert sh(onggi, *joins, *own, script="ls /dev/shm") == ""
+
+
+def test_shared_memory_lives_as_long_as_somebody_has_it(onggi: Onggi) -> None:
     with running(onggi, "--ipc", "shareable") as one:
         onggi.run("exec", one, "sh", "-c", "echo shared > /dev/shm/of-one")
-        assert sh(onggi, "--ipc", f"container:{one}", script="cat /dev/shm/of-one") == "shared"
+        with running(onggi, "--ipc", f"container:{one}") as two:
+            onggi.run("stop", "-t", "0", one)
+            assert onggi.out("exec", two, "cat", "/dev/shm/of-one") == "shared"
+
+
+def test_shared_memory_through_a_link(onggi: Onggi) -> None:
+    """What the other one makes of its /dev/shm is resolved in its own root, or not at all."""
+    with running(onggi, "--ipc", "shareable", "--cap-add", "SYS_ADMIN",
+                 "--security-opt", "seccomp=unconfined") as one:  # fmt: skip
+        swap = "umount /dev/shm && rmdir /dev/shm && ln -s /proc/1/root/etc /dev/shm"
+        onggi.run("exec", one, "sh", "-c", swap)
+        failed = onggi.run(
+            "run", "--rm", "--ipc", f"container:{one}", "busybox", "true", check=False
+        )
+        assert failed.returncode == 125
+        assert "/dev/shm of another container" in failed.stderr
+        onggi.run("exec", one, "sh", "-c", "rm /dev/shm && ln -s /../../../../etc /dev/shm")
+        shown = sh(onggi, "--ipc", f"container:{one}", script="ls /dev/shm")
+        assert "passwd" in shown.split() and "machine-id" not in shown.split()
+
+
+@pytest.mark.parametrize("mode", ["private", "none"])
+def test_memory_that_is_not_for_others(onggi: Onggi, mode: str) -> None:
+    with running(onggi, "--ipc", mode) as one:
+        failed = onggi.run(
+            "run", "--rm", "--ipc", f"container:{one}", "busybox", "true", check=False
+        )
+        assert failed.returncode == 125
+        assert f"its ipc is {mode} — make it with --ipc shareable" in failed.stderr
+        # With its processes its memory is seen anyway: `onggi debug` works so.
+        joins = ("--ipc", f"container:{one}", "--pid", f"container:{one}")
+        assert "sleep 1000" in sh(onggi, *joins, script="test -d /dev/shm && ps")
 
 
 def test_sysctls(onggi: Onggi) -> None:

@@ -4,11 +4,14 @@ for before."""
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from acceptance.rig import Onggi, until
+from onggi.image.images import ImageStore
 
 NONE = ("--network", "none")
 
@@ -121,3 +124,43 @@ def test_the_whole_system(own_onggi: Onggi) -> None:
     assert "bridge" in onggi.out("network", "ls")
     volumes = Path(onggi.root / "data/volumes")
     assert {"named", "used"} <= set(os.listdir(volumes))
+
+
+def test_a_removed_image_goes_as_soon_as_nobody_brings_content_in(onggi: Onggi) -> None:
+    images = ImageStore(str(onggi.root / "data/image"))
+    before = set(images.content.digests())
+    onggi.run("run", "--name", "c", *NONE, "busybox", "touch", "/more")
+    onggi.run("commit", "c", "more")
+    onggi.run("rm", "c")
+    made = set(images.content.digests())
+    assert made > before
+    with images.lease():
+        onggi.run("rmi", "more")
+        assert set(images.content.digests()) == made, "the content of somebody else could go"
+    until(lambda: set(images.content.digests()) == before, "what the image left is gone")
+
+
+def test_a_run_beside_prune_has_its_layers_or_no_image(own_onggi: Onggi, tmp_path: Path) -> None:
+    onggi = own_onggi
+    archive = tmp_path / "busybox.tar"
+    onggi.run("save", "-o", str(archive), "busybox")
+    over = threading.Event()
+
+    def prune() -> int:
+        rounds = 0
+        while not over.is_set():
+            onggi.run("image", "prune", "-af")
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(1) as pool:
+        pruning = pool.submit(prune)
+        try:
+            for _ in range(15):
+                onggi.run("load", "-i", str(archive))
+                words = ("--rm", "--pull", "never", *NONE, "busybox", "echo", "here")
+                done = onggi.run("run", *words, check=False)
+                assert done.stdout == "here\n" or "'busybox' is not here" in done.stderr, done
+        finally:
+            over.set()
+        assert pruning.result() > 0

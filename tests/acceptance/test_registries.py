@@ -318,6 +318,25 @@ def test_run_brings_what_is_missing(registries: Registries, onggi: Onggi, other:
     assert "sometimes" in other.run("run", "--pull", "sometimes", name, check=False).stderr
 
 
+def test_a_limit_spares_what_has_just_come(
+    registries: Registries, onggi: Onggi, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Even when it alone is more than the limit: else a run would lose the image it has pulled."""
+    names = [f"{registries.plain.address}/team/limit:{number}" for number in (1, 2)]
+    for name in names:
+        make_image(onggi, name, name)
+        onggi.run("push", name)
+    place = tmp_path_factory.mktemp("og") / "root"
+    with configured(place, "[image]\nstore_limit_bytes = 1\n") as small:
+        for name in names:
+            assert small.out("run", "--rm", name) == name
+
+            def only_this(name: str = name) -> bool:
+                return small.out("images", "--format", "{{.Repository}}:{{.Tag}}") == name
+
+            rig.until(only_this, "the others are gone and this one is there")
+
+
 # -- platforms -------------------------------------------------------------------------------
 
 
@@ -492,3 +511,33 @@ def test_attached_files(registries: Registries, onggi: Onggi, tmp_path: Path) ->
     assert manifest["annotations"] == {"who": "me"}
     assert in_registry(registries.plain)(manifest["layers"][0]["digest"]) == file.read_bytes()
     assert "artifact" in refused(onggi, "pull", f"{name.rpartition(':')[0]}@{one}")
+
+
+def test_all_tags_pass_over_what_is_no_image(
+    registries: Registries, onggi: Onggi, other: Onggi, tmp_path: Path
+) -> None:
+    name = f"{registries.plain.address}/team/mixed"
+    onggi.run("push", "busybox", f"{name}:1")
+    file = tmp_path / "bill"
+    file.write_bytes(b"what is in it")
+    bill = onggi.out("image", "attach", "--type", "example/bill", f"{name}:1", str(file))
+    onggi.run("image", "copy", f"docker://{name}@{bill}", f"docker://{name}:bill")
+    done = other.run("pull", "-aq", name)
+    assert done.stdout == f"{name}:1\n"
+    assert f"warning: {name}:bill was passed over: " in done.stderr
+    assert "is an artifact (example/bill), not an image" in done.stderr
+    other.run("rmi", f"{name}:1")
+    # Nothing but artifacts is an error, as one of them alone is.
+    only = f"{registries.plain.address}/team/bills"
+    onggi.run("image", "copy", f"docker://{name}@{bill}", f"docker://{only}:bill")
+    assert "is an artifact" in refused(other, "pull", "-a", only)
+
+
+def test_login_where_nobody_asks(registries: Registries, onggi: Onggi, home: Path) -> None:
+    """As with docker, a registry that is open to all takes any password; but we say so."""
+    address = registries.plain.address
+    said = onggi.run(*LOGIN, address, stdin=b"anything")
+    assert said.stdout == "Login Succeeded\n"
+    assert f"{address} lets everybody in: the password is kept, but not checked" in said.stderr
+    assert address in (home / "config.json").read_text()
+    onggi.run("logout", address)

@@ -319,3 +319,88 @@ def test_what_does_not_exist(onggi: Onggi) -> None:
         assert done.returncode in (1, 125), verb
         assert "no-such-container" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_forced_removal_of_what_is_not_there(onggi: Onggi) -> None:
+    """It is said, and is no failure: docker's scripts begin with it."""
+    for words in (("rm", "-f"), ("rmi", "-f")):
+        done = onggi.run(*words, "no-such", check=False)
+        assert (done.returncode, done.stdout) == (0, ""), done
+        assert "no-such" in done.stderr and done.stderr.count("\n") == 1
+        assert onggi.run(words[0], "no-such", check=False).returncode == 1
+
+
+def test_events_tell_what_they_are_about(onggi: Onggi) -> None:
+    """Every event of a container has its name, image and labels, so that filters find them all."""
+    began_s = time.time()
+    onggi.run("run", "-d", "--name", "told", "--label", "of=told", "busybox", "sleep", "1000")
+    onggi.run("exec", "told", "true")
+    onggi.run("pause", "told")
+    onggi.run("unpause", "told")
+    onggi.run("restart", "-t", "0", "told")
+    onggi.run("stop", "-t", "0", "told")
+    onggi.run("rm", "told")
+    rows = onggi.out("events", "--since", str(began_s), "--until", "0s", "-f", "label=of=told",
+                     "-f", "image=busybox", "-f", "container=told", "--format", "json")  # fmt: skip
+    events = [json.loads(row) for row in rows.splitlines()]
+    assert [event["Action"] for event in events if event["Action"] != "destroy"] == [
+        "create", "start", "exec_start", "pause", "unpause", "kill", "kill", "die", "stop",
+        "start", "restart", "kill", "kill", "die", "stop",
+    ]  # fmt: skip
+    assert {event["Actor"]["Attributes"]["name"] for event in events} == {"told"}
+
+
+def test_inspect_size_and_what_was_asked_for(onggi: Onggi) -> None:
+    onggi.run("run", "--name", "asked", "-p", "127.0.0.1::80", "--expose", "53/udp",
+              "-v", "/opt:/o:ro", "-v", "/anonymous", "--ulimit", "nofile=99:100",
+              "busybox", "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=3")  # fmt: skip
+    try:
+        found = onggi.inspect("asked")
+        assert "SizeRw" not in found
+        host = found["HostConfig"]
+        assert host["PortBindings"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]}
+        assert "/opt:/o:ro" in host["Binds"]
+        assert host["Ulimits"] == [{"Name": "nofile", "Soft": 99, "Hard": 100}]
+        assert found["Config"]["ExposedPorts"] == {"53/udp": {}}
+        assert list(found["Config"]["Volumes"]) == ["/anonymous"]
+        upper = onggi.out("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", "asked")
+        assert (Path(upper) / "big").stat().st_size == 3 << 20
+        sizes = onggi.out("inspect", "-s", "-f", "{{.SizeRw}} {{.SizeRootFs}}", "asked").split()
+        assert 3 << 20 <= int(sizes[0]) < int(sizes[1])
+    finally:
+        onggi.run("rm", "-fv", "asked")
+
+
+def test_volume_prune(onggi: Onggi) -> None:
+    onggi.run("volume", "create", "--driver", "local", "named")
+    nameless = onggi.out("volume", "create")
+    onggi.run("run", "-d", "--name", "user", "-v", "used:/v", "busybox", "sleep", "1000")
+    try:
+        assert nameless in onggi.out("volume", "prune", "-f")
+        assert set(onggi.out("volume", "ls", "-q").split()) >= {"named", "used"}
+        said = onggi.out("volume", "prune", "--all", "--force").splitlines()
+        assert "named" in said and "used" not in said
+        assert "used" in onggi.out("volume", "ls", "-q").split()
+    finally:
+        onggi.run("rm", "-f", "user")
+        onggi.run("volume", "rm", "-f", "named", "used")
+
+
+@pytest.mark.parametrize("pause", [True, False])
+def test_commit_of_a_running_container(onggi: Onggi, pause: bool) -> None:
+    """Nothing is written while it stands still, and it goes on after that."""
+    script = "while :; do i=$((i+1)); for f in a b; do echo $i > /new && mv /new /$f; done; done"
+    onggi.run("run", "-d", "--name", "busy", "busybox", "sh", "-c", script)
+    try:
+        there = ("exec", "busy", "test", "-e", "/b")
+        until(lambda: onggi.run(*there, check=False).returncode == 0, "both files")
+        onggi.run("commit", f"--pause={str(pause).lower()}", "busy", "busy:1")
+        assert onggi.inspect("busy")["State"]["Status"] == "running"
+        before = onggi.out("exec", "busy", "cat", "/a")
+        until(lambda: onggi.out("exec", "busy", "cat", "/a") != before, "it goes on")
+        if pause:
+            a, b = onggi.out("run", "--rm", "busy:1", "cat", "/a", "/b").split()
+            assert int(a) - int(b) in (0, 1)
+    finally:
+        onggi.run("rm", "-f", "busy")
+        onggi.run("rmi", "-f", "busy:1")

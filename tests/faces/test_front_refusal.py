@@ -81,6 +81,12 @@ def test_asked_for(rig: Rig) -> None:
     assert rig.run("exit", "6", env={"ONGGI_NO_WARM": ""}).returncode == 6
 
 
+def test_descriptors_that_only_the_front_has(rig: Rig) -> None:
+    for word in ("/dev/fd/63", "--input=/proc/self/fd/4"):
+        assert _is_plain(rig.run("exit", "6", word), "exit", "6", word)
+    assert rig.run("exit", "6", "/dev/stdin").returncode == 6
+
+
 def test_no_socket_and_nobody_listening(front: Path, tmp_path: Path) -> None:
     with warm(tmp_path, front) as rig:
         rig.kill_warm()

@@ -370,6 +370,14 @@ def test_save_and_load(images: ImageStore, tmp_path: Path) -> None:
     assert there.unpack(there.resolve("app:2")) == one.chain_ids
 
 
+def test_what_was_loaded_has_the_names_of_its_archive(images: ImageStore) -> None:
+    image = make(images, "app:1", layers=[BASE])
+    data = packed(lambda fd: save(images, [image], fd))
+    images.tag(image.id, "mine:1")
+    assert [one.names for one in loaded(images, data)] == [("docker.io/library/app:1",)]
+    assert len(images.resolve("mine:1").names) == 2
+
+
 def test_saved_archives_are_what_docker_reads(images: ImageStore) -> None:
     image = make(images, "app:1", layers=[BASE, NEXT])
     with tarfile.open(fileobj=io.BytesIO(packed(lambda fd: save(images, [image], fd)))) as tar:

@@ -63,6 +63,10 @@ def test_what_would_be_freed_is_freed_to_the_byte(images: ImageStore) -> None:
     before = disk_usage(images, **users)
     assert before.garbage_bytes > 0
     assert before.reclaimable_bytes > before.garbage_bytes
+    assert before.notes_bytes == du(os.path.join(images.content.root, "origins", digest[7:]))
+    everything = disk_usage(images)
+    held = everything.blobs_bytes + everything.layers_bytes + everything.notes_bytes
+    assert everything.reclaimable_bytes <= held
 
     images.collect(in_use=keep.chain_ids)
     collected = du(images.root)

@@ -111,7 +111,7 @@ def test_a_hook_that_fails(
     keel: Keel, box: Box, words: tuple[str, ...], number: int, detail: str
 ) -> None:
     failed = run(keel, box.plan("true", after=(host_hook(*words),))).failed
-    assert (failed.opcode, failed.call, failed.errno) == (11, "hook", number)
+    assert (failed.opcode, failed.call, failed.errno) == (64, "hook", number)
     assert failed.detail == detail
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -723,6 +727,59 @@ def test_pages_on_another_host_are_not_fetched() -> None:
 
 
 # --- proxies ----------------------------------------------------------------------------------
+
+
+def tunnel_to(target: Double, word: str) -> Callable[[Call], None]:
+    """A proxy: whoever says `word` is connected to `target`, whatever is asked for."""
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def script(call: Call) -> None:
+        if call.headers.get("proxy-authorization") != word:
+            call.answer(407)
+            return
+        call.raw(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        ours = call.handler.connection
+        with socket.create_connection((target.host, target.port)) as theirs:
+            back = threading.Thread(target=pump, args=(theirs, ours))
+            back.start()
+            pump(ours, theirs)
+            back.join()
+
+    return script
+
+
+def test_a_proxy_sees_only_where_a_tls_registry_is(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    """The name is checked against the certificate behind the tunnel, where the login goes too."""
+    word = "Basic " + base64.b64encode(b"me:hush").decode()
+    behind = "registry.test"
+    settings = ImageSettings(certificate_directories=(str(tmp_path),))
+    place = tmp_path / behind
+    place.mkdir()
+    (place / "ca.crt").write_bytes(certificates.ca.read_bytes())
+    with (
+        Double(manifests, tls=certificates) as registry,
+        Double(tunnel_to(registry, word)) as proxy,
+    ):
+        environment = {"HTTPS_PROXY": f"http://me:hush@{proxy.address}"}
+        with pytest.raises(FailedPrecondition, match="not valid for .registry") as caught:
+            client_of(behind, settings, environment=environment).check()
+        assert "use the name that it is for" in str(caught.value.hint)
+        assert registry.seen == []
+        listed = ImageSettings(insecure_registries=(behind,), certificate_directories=())
+        client = client_of(behind, listed, environment=environment)
+        assert client.repository("a").manifest("latest")[0].digest == DIGEST
+    assert {call.method for call in proxy.seen} == {"CONNECT"}
+    assert {call.path for call in proxy.seen} == {f"{behind}:443"}
+    assert all("proxy-authorization" not in map(str.lower, call.headers) for call in registry.seen)
+    assert registry.seen[-1].headers["Host"] == behind
 
 
 def test_a_proxy_is_asked_with_its_password_and_never_shown() -> None:

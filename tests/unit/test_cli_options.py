@@ -136,6 +136,9 @@ def test_any_argv_is_read_or_refused(argv: list[str]) -> None:
         ("..:/b", {"kind": "bind", "source": "/", "target": "/b", "create_source": True}),
         ("data:/b:nocopy", {"kind": "volume", "source": "data", "target": "/b", "copy_up": False}),
         ("/b", {"kind": "volume", "target": "/b"}),
+        ("/a:/b:U,noexec,z,cached,bind", {"kind": "bind", "source": "/a", "target": "/b",
+                                          "create_source": True, "chown": True,
+                                          "options": ["rnoexec"], "recursive": False}),
         ("/a:/b:rw,rslave", {"kind": "bind", "source": "/a", "target": "/b",
                              "create_source": True, "propagation": "rslave"}),
     ],
@@ -145,7 +148,21 @@ def test_volume(text: str, mount: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a:b", "/a:/", "/a:/b:fast", "/a:/b:ro:x", ":/b", "a b:/c", "/a:b", "/a:/b:nocopy"]
+    "text",
+    [
+        "/a:/b:ro,rw",
+        "data:/b:rslave",
+        "/a:/b:O",
+        "",
+        "a:b",
+        "/a:/",
+        "/a:/b:fast",
+        "/a:/b:ro:x",
+        ":/b",
+        "a b:/c",
+        "/a:b",
+        "/a:/b:nocopy",
+    ],
 )
 def test_bad_volume(text: str) -> None:
     with pytest.raises(BadValueError):
@@ -161,13 +178,37 @@ def test_mount() -> None:
         "kind": "tmpfs", "target": "/x", "tmpfs_size_bytes": 1 << 20, "tmpfs_mode": 0o1777,
     }  # fmt: skip
     assert mountflags.mount("target=/x", "/") == {"kind": "volume", "target": "/x"}
+    assert mountflags.mount("type=bind,src=/a,dst=/x,rslave,U,relabel=shared", "/") == {
+        "kind": "bind", "source": "/a", "target": "/x", "propagation": "rslave", "chown": True,
+    }  # fmt: skip
+    assert mountflags.mount("src=vv,dst=/x,subpath=a//b/,volume-label=k=v,volume-label=l", "/") == {
+        "kind": "volume", "source": "vv", "target": "/x", "subpath": "a/b",
+        "labels": {"k": "v", "l": ""},
+    }  # fmt: skip
+    options = 'volume-opt=type=none,volume-opt=device=/d,"volume-opt=o=bind,ro"'
+    assert mountflags.mount(f"src=vv,dst=/x,volume-driver=local,{options}", "/") == {
+        "kind": "volume", "source": "vv", "target": "/x",
+        "driver_options": {"type": "none", "device": "/d", "o": "bind,ro"},
+    }  # fmt: skip
+    assert mountflags.mount("type=tmpfs,dst=/x,U,exec,noexec=false", "/") == {
+        "kind": "tmpfs", "target": "/x", "chown": True, "options": ["exec"],
+    }  # fmt: skip
+    for words in ("ro,bind-recursive=writable", "bind-recursive=writable,ro=t"):
+        assert mountflags.mount(f"type=bind,src=/a,dst=/x,{words}", "/") == {
+            "kind": "bind", "source": "/a", "target": "/x", "read_only": True,
+            "recursive": True, "read_only_below": False,
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "type=nfs,target=/x", "type=bind,target=/x", "type=tmpfs,source=/a,target=/x",
      "type=bind,source=/a", "target=/x,target=/y", "target=/x,tmpfs-size=1m",
-     "target=/x,colour=red", '"target=/x', "target=x", "target=/x,readonly=maybe"],
+     "target=/x,colour=red", "src=vv,dst=/x,subpath=../a", "dst=/x,subpath=a",
+     "dst=/x,volume-opt==",
+     "type=image,src=a,dst=/x", "src=vv,dst=/x,volume-driver=x", "src=vv,dst=/x,rslave",
+     "type=bind,src=/a,dst=/x,bind-recursive=writable", "type=bind,src=/a,dst=/x,bind-recursive=no",
+     '"target=/x', "target=x", "target=/x,readonly=maybe"],
 )  # fmt: skip
 def test_bad_mount(text: str) -> None:
     with pytest.raises(BadValueError):

@@ -47,7 +47,7 @@ def test_everything() -> None:
         "--sysctl a.b=c=d --shm-size 1m --add-host h:1.2.3.4 --dns 1.1.1.1 --dns-search s "
         "--dns-option o --stop-signal int --stop-timeout 3 -l k=v -l k2 --domainname dd "
         "--log-driver local --log-opt max-size=1m --log-opt max-file=2 --log-opt tag=t "
-        "--restart always --health-cmd true --secret ./s img cmd -x"
+        "--volumes-from other:ro --restart always --health-cmd true --secret ./s img cmd -x"
     ).split()
     found = spec(*argv, environ={"B": "2"})
     assert found.command == ("cmd", "-x")

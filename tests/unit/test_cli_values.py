@@ -132,6 +132,19 @@ def test_ulimit_and_device() -> None:
             values.device(bad)
 
 
+@pytest.mark.parametrize(
+    ("text", "number"), [("all", -1), ("-1", -1), ("-7", -1), ("0", 0), ("5", 5)]
+)
+def test_newest(text: str, number: int) -> None:
+    assert values.newest(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-", "x", "1.5", "--1"])
+def test_no_newest(text: str) -> None:
+    with pytest.raises(BadValueError):
+        values.newest(text)
+
+
 def test_detach_keys() -> None:
     assert values.detach_keys("ctrl-p,ctrl-q") == b"\x10\x11"
     assert values.detach_keys("ctrl-@,a,ctrl-[") == b"\0a\x1b"
@@ -139,3 +152,17 @@ def test_detach_keys() -> None:
     for bad in ("ctrl", "ctrl-", "ctrl-1", "ab", "a,,b", "ctrl-é"):
         with pytest.raises(BadValueError):
             values.detach_keys(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", -1), ("-1", -1), ("7", 7), ("4194304", 1 << 22)]
+)
+def test_pids_limit(text: str, number: int) -> None:
+    """Docker's 0 is no limit, and so is -1."""
+    assert values.pids_limit(text) == number
+
+
+@pytest.mark.parametrize("text", ["-2", "4194305", "many", ""])
+def test_no_pids_limit(text: str) -> None:
+    with pytest.raises(BadValueError):
+        values.pids_limit(text)

@@ -9,7 +9,7 @@ import pytest
 
 from onggi.engine import defaults
 from onggi.engine.api.spec import ContainerSpec, MountSpec, UlimitSpec
-from onggi.engine.compose import Resolved, arguments, capabilities, compose, environment
+from onggi.engine.compose import Hardware, Resolved, arguments, capabilities, compose, environment
 from onggi.errors import EngineError, InvalidArgument
 from onggi.kernel.capabilities import DEFAULT, NAMES
 from onggi.specs.image import ContainerConfig
@@ -63,6 +63,16 @@ def test_a_container_has_every_namespace_and_ids_of_its_own() -> None:
     assert linux(config).masked_paths == defaults.MASKED_PATHS
     assert linux(config).readonly_paths == defaults.READONLY_PATHS
     assert config.hostname == ID[:12]
+
+
+@pytest.mark.parametrize(
+    "user", [User(uid=65536, gid=0), User(uid=0, gid=70000), User(additional_gids=(5, 65536))]
+)
+def test_a_user_that_the_range_does_not_have(user: User) -> None:
+    found = msgspec.structs.replace(FOUND, user=user)
+    with pytest.raises(InvalidArgument, match="the 65,536 ids .* --userns host"):
+        composed(found=found)
+    composed(found=msgspec.structs.replace(found, id_base=None), userns="host")
 
 
 @pytest.mark.parametrize(("field", "missing"), [
@@ -159,6 +169,57 @@ def test_the_users_mount_replaces_a_default_one() -> None:
     assert mount_at(config, "/dev/shm").source == "/host/shm"
 
 
+@pytest.mark.parametrize(
+    ("mount", "options"),
+    [
+        ({}, ("rbind", "rprivate")),
+        # One word for the mount and what is below: else submounts would stay the host's peers.
+        ({"propagation": "slave"}, ("rbind", "rslave")),
+        ({"propagation": "rshared", "recursive": False}, ("bind", "rshared")),
+        ({"propagation": "private", "read_only": True}, ("rbind", "rprivate", "rro")),
+        ({"read_only": True, "read_only_below": False}, ("rbind", "rprivate", "ro")),
+        ({"chown": True, "options": ("rnoexec",)}, ("rbind", "rprivate", "idmap", "rnoexec")),
+    ],
+)
+def test_the_words_of_a_bind(mount: dict[str, Any], options: tuple[str, ...]) -> None:
+    found = mount_at(composed(mounts=(MountSpec("bind", "/a", "/x", **mount),)), "/a")
+    assert found.options == options
+
+
+def test_owners_need_no_map_where_ids_are_the_hosts() -> None:
+    own = msgspec.structs.replace(FOUND, id_base=None)
+    mounts = (MountSpec("bind", "/a", "/x", chown=True), MountSpec("tmpfs", "/t", chown=True))
+    config = composed(found=own, mounts=mounts)
+    assert "idmap" not in mount_at(config, "/a").options
+    user = FOUND.user
+    assert {f"uid={user.uid}", f"gid={user.gid}"} <= set(mount_at(config, "/t").options)
+
+
+def test_a_part_of_a_volume_is_named_below_it() -> None:
+    config = composed(mounts=(MountSpec("volume", "/a", "v", subpath="b/c"),))
+    assert mount_at(config, "/a").source == "/volumes/v/_data/b/c"
+
+
+def test_what_a_device_brings_along() -> None:
+    bind = Mount(destination="/opt", type="bind", source="/x", options=("rbind",))
+    hardware = Hardware(
+        devices=(Device(path="/dev/x", type="c", major=10, minor=200),),
+        access={"/dev/x": "r"},
+        env=("A=device",),
+        mounts=(bind,),
+    )
+    found = msgspec.structs.replace(FOUND, hardware=hardware)
+    config = composed(found=found, env=("A=user",))
+    assert config.process is not None
+    assert "A=device" in config.process.env
+    assert mount_at(config, "/opt") == bind
+    resources = linux(config).resources
+    assert resources is not None
+    assert [rule.access for rule in resources.devices if rule.minor == 200] == ["r"]
+    with pytest.raises(InvalidArgument, match="two mounts have the target /opt"):
+        composed(found=found, mounts=(MountSpec("tmpfs", "/opt"),))
+
+
 def test_mounts_come_after_those_that_they_lie_in() -> None:
     asked = (
         MountSpec("bind", "/a/b/c", "/x"), MountSpec("volume", "/a", "v"),
@@ -206,7 +267,7 @@ def test_limits_without_a_limit() -> None:
 
 def test_a_device_is_made_and_allowed() -> None:
     device = Device(path="/dev/x", type="c", major=10, minor=200)
-    config = composed(found=msgspec.structs.replace(FOUND, devices=(device,)))
+    config = composed(found=msgspec.structs.replace(FOUND, hardware=Hardware(devices=(device,))))
     assert linux(config).devices == (device,)
     resources = linux(config).resources
     assert resources is not None

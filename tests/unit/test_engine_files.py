@@ -7,7 +7,7 @@ import pytest
 from onggi.errors import InvalidArgument
 from onggi.image.changes import apply_changes
 from onggi.network.files import hosts, resolv_conf
-from onggi.specs.image import ContainerConfig
+from onggi.specs.image import ContainerConfig, Healthcheck
 
 HOST = "# a comment\nnameserver 10.0.0.1\nnameserver 10.0.0.2\nsearch a.example\noptions ndots:2\n"
 
@@ -75,3 +75,28 @@ def test_changes_are_applied_in_order() -> None:
 def test_wrong_changes_are_refused(change: str) -> None:
     with pytest.raises(InvalidArgument, match="invalid --change"):
         apply_changes(ContainerConfig(), [change])
+
+
+@pytest.mark.parametrize(
+    ("line", "check"),
+    [
+        ("NONE", Healthcheck(test=("NONE",))),
+        ("CMD test -e /ok", Healthcheck(test=("CMD-SHELL", "test -e /ok"))),
+        ('CMD ["test", "-e", "/ok"]', Healthcheck(test=("CMD", "test", "-e", "/ok"))),
+        ("--interval=1m30s --timeout=500ms --start-period=0.5h --retries=4 CMD x",
+         Healthcheck(test=("CMD-SHELL", "x"), interval=90 * 10**9, timeout=5 * 10**8,
+                     start_period=1800 * 10**9, retries=4)),
+    ],
+)  # fmt: skip
+def test_a_health_check_of_an_image(line: str, check: Healthcheck) -> None:
+    assert apply_changes(ContainerConfig(), [f"HEALTHCHECK {line}"]).healthcheck == check
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["CMD", "NONE x", "x", "--interval=1 CMD x", "--interval=x1s CMD x", "--every=1s CMD x",
+     "--retries=-1 CMD x", "--retries=1 NONE", "--interval=1s"],
+)  # fmt: skip
+def test_no_health_check_of_an_image(line: str) -> None:
+    with pytest.raises(InvalidArgument):
+        apply_changes(ContainerConfig(), [f"HEALTHCHECK {line}"])

@@ -8,7 +8,7 @@ import pytest
 
 from onggi.engine.api.spec import ContainerSpec, ResourceSpec, Throttle
 from onggi.engine.defaults import PIDS_LIMIT
-from onggi.engine.resources import compose_resources
+from onggi.engine.resources import check_host, compose_resources
 from onggi.errors import InvalidArgument
 from onggi.specs.runtime import Cpu, Memory, Resources
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 def limits(**fields: Any) -> Resources:
     spec = ContainerSpec(image="i", resources=ResourceSpec(**fields))
-    return compose_resources(spec, (), {"/dev/vda": (254, 0)})
+    return compose_resources(spec, (), {"/dev/vda": (254, 0)}, {})
 
 
 def test_without_limits_only_processes_and_devices_are_limited() -> None:
@@ -85,3 +85,41 @@ def test_processes(pids: int | None, expected: int) -> None:
 def test_what_cannot_be(asked: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidArgument, match=said):
         limits(**asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"cpu_quota_us": 500}, "--cpu-quota 500 is below 1000 — microseconds in each"),
+        ({"cpu_quota_us": 5000, "cpu_period_us": 999}, "--cpu-period 999 is not between"),
+        ({"cpu_period_us": 1_000_001}, "--cpu-period 1000001 is not between"),
+    ],
+)
+def test_shares_that_the_kernel_does_not_take(asked: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidArgument) as found:
+        limits(**asked)
+    assert why in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"nano_cpus": 4_000_000_001}, "--cpus 4 is more than this host has: 4"),
+        ({"nano_cpus": 1000 * 10**9}, "--cpus 1000 is more than this host has: 4"),
+        ({"cpuset_cpus": "0-4"}, "--cpuset-cpus 0-4: this host has no 3 — it has 0-2,6"),
+        ({"cpuset_cpus": "2,99999999999-999999999999"}, "has no 99999999999"),
+        ({"cpuset_cpus": "zero"}, "--cpuset-cpus 'zero' is not a list"),
+        ({"cpuset_mems": "1"}, "--cpuset-mems 1: this host has no 1 — it has 0"),
+    ],
+)
+def test_what_the_host_does_not_have(asked: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidArgument) as found:
+        check_host(ResourceSpec(**asked), "0-2,6", "0")
+    assert why in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"nano_cpus": 4 * 10**9}, {"cpuset_cpus": "0-2,6", "cpuset_mems": "0"}]
+)
+def test_what_the_host_has(asked: dict[str, Any]) -> None:
+    check_host(ResourceSpec(**asked), "0-2,6", "0")

@@ -248,7 +248,7 @@ def test_links_are_counted() -> None:
     )
     made = layer(data)
     assert made.missing == [b""]
-    leaf = made._root.children[b"a"]
+    leaf = made.root.children[b"a"]
     assert isinstance(leaf, nodes.Leaf)
-    assert made._root.children[b"e"] is leaf
+    assert made.root.children[b"e"] is leaf
     assert leaf.links == 2

@@ -286,3 +286,38 @@ def test_a_warning_is_one_line_with_its_reason_and_remedy() -> None:
     )
     assert "takes no ID-mapped mounts" in text
     assert explain_warning(Report(999, 1, e.EIO), PLAN) == "step 999: call: input/output error"
+
+
+def file_capabilities(*words: int, effective: int = 1, revision: int = 2) -> bytes:
+    return struct.pack(f"<{1 + len(words)}I", revision << 24 | effective, *words)
+
+
+NET_RAW, SYSLOG = 1 << 13, 1 << (34 - 32)
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (file_capabilities(NET_RAW, 0, 0, 0), "NET_RAW"),
+        (file_capabilities(NET_RAW, 0, SYSLOG, 0, 0, revision=3), "NET_RAW, SYSLOG"),
+        (file_capabilities(NET_RAW, 0, revision=1), "NET_RAW"),
+        (file_capabilities(1 | NET_RAW, 0, 0, 0), "NET_RAW"),  # it has CHOWN
+    ],
+)
+def test_file_capabilities_that_the_container_does_not_have(data: bytes, names: str) -> None:
+    error = execute(e.EPERM, **APP, capabilities=data)
+    assert f"capabilities that the container does not have: {names} — " in str(error)
+    assert f"--cap-add {names.rpartition(' ')[2]}" in str(error)
+    assert "setcap -r /bin/app" in str(error)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"x", file_capabilities(NET_RAW, 0), file_capabilities(1, 0, 0, 0),
+        file_capabilities(NET_RAW, 0, 0, 0, effective=0), file_capabilities(0, NET_RAW, 0, 0),
+        file_capabilities(NET_RAW, 0, 0, 0, revision=9),
+    ],
+)  # fmt: skip
+def test_file_capabilities_that_are_no_reason(data: bytes) -> None:
+    assert "the kernel forbids it" in str(execute(e.EPERM, **APP, capabilities=data))

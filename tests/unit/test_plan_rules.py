@@ -444,6 +444,17 @@ def test_a_device_that_is_asked_for() -> None:
     assert any("/dev/xvda is bound from the host" in warning for warning in bound.warnings)
 
 
+def test_a_source_that_is_held_is_taken_by_its_descriptor() -> None:
+    config = with_mounts(
+        Mount("/x", "/volume/part", "bind", ("rbind",)), Mount("/y", "/other", "bind", ("rbind",))
+    )
+    request = replace(OVERLAY, mount_sources=(("/x", "/proc/7/fd/9"),))
+    trees = {step.path: step for step in of(s.OpenTree, plan(config, HOST, request))}
+    assert {"/proc/7/fd/9", "/other"} <= set(trees)
+    assert "/volume/part" not in trees
+    assert "open tree /volume/part recursively" in trees["/proc/7/fd/9"].describe()
+
+
 def test_a_fifo_is_made_anywhere() -> None:
     made = plan(default_config(devices=(Device("/dev/pipe", "p"),)), HOST, OVERLAY)
     assert of(s.MakeDevice, made)[0].kind == ord("p")
@@ -659,3 +670,22 @@ def test_rows_are_one_line_and_harmless_on_a_terminal() -> None:
     assert what.isprintable()
     assert len(what) == 200
     assert what.endswith("…")
+
+
+# -- shared memory ----------------------------------------------------------------------------
+
+
+def test_shared_memory_of_another_container_is_taken_before_the_clone() -> None:
+    request = replace(OVERLAY, shared_memory="/proc/7/fd/9")
+    made = plan(default_config(), HOST, request)
+    (peer,) = of(s.OpenPeerTree, made)
+    assert (peer.namespace, peer.path, peer.optional) == ("/proc/7/fd/9", "/dev/shm", False)
+    (bound,) = [step for step in of(s.BindTree, made) if step.slot == peer.slot]
+    assert bound.target == "/dev/shm"
+    assert bound.attributes_set & MOUNT_ATTR_NOSUID
+    order = [made.steps.index(step) for step in (peer, of(s.CloneInto, made)[0], bound)]
+    assert order == sorted(order)
+    assert made.steps.index(bound) > max(
+        made.steps.index(step) for step in of(s.MountFilesystem, made) if step.target == "/dev"
+    )
+    assert not of(s.OpenPeerTree, plan(default_config(), HOST, OVERLAY))

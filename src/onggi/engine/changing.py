@@ -15,12 +15,13 @@ from onggi.engine.api.changes import RenameRequest, UpdateAnswer, UpdateRequest
 from onggi.engine.api.requests import Nothing
 from onggi.engine.api.spec import ContainerSpec, ResourceSpec
 from onggi.engine.core import Core
+from onggi.engine.devices import throttle_numbers
 from onggi.engine.names import check_name
-from onggi.engine.prepare import throttle_numbers
 from onggi.engine.records import ContainerRecord
-from onggi.engine.resources import compose_resources
+from onggi.engine.resources import check_host, compose_resources
 from onggi.engine.restarts import check_restart
 from onggi.errors import AlreadyExists, EngineError, FailedPrecondition, InvalidArgument
+from onggi.kernel.cgroups.cpuset import online
 from onggi.kernel.cgroups.undo import Undo
 from onggi.specs.runtime import Linux, Resources, encode_config, parse_config
 
@@ -57,7 +58,7 @@ class Changing:
             if core.running(record.id) is not None:
                 for place in renamed.endpoints:
                     core.endpoints.name(renamed, place)
-        core.events.publish("container", "rename", record.id, name=name, oldName=record.name)
+        core.tell(renamed, "rename", oldName=record.name)
         return Nothing()
 
     # -- limits, policy, ports ---------------------------------------------------------------
@@ -86,7 +87,7 @@ class Changing:
             if request.publish or request.unpublish:
                 spec = await self._publish(record.id, spec, request, undo)
             self._store(record.id, spec, request, limits)
-        core.events.publish("container", "update", record.id, spec.labels, name=record.name)
+        core.tell(record, "update")
         return UpdateAnswer(warnings=warnings)
 
     async def _publish(
@@ -139,6 +140,7 @@ def _changed(spec: ContainerSpec, request: UpdateRequest) -> ContainerSpec:
         check_restart(spec)
     if request.resources is not None:
         limits = merged(spec.resources, request.resources)
+        check_host(limits, *online())
         spec = msgspec.structs.replace(spec, resources=limits)
     return spec
 
@@ -171,5 +173,5 @@ def merged(old: ResourceSpec, new: ResourceSpec) -> ResourceSpec:
 
 def _limits(spec: ContainerSpec) -> Resources:
     """The limits without rules of devices, which are not changed. Raises: as compose_resources."""
-    resources = compose_resources(spec, (), throttle_numbers(spec))
+    resources = compose_resources(spec, (), throttle_numbers(spec), {})
     return msgspec.structs.replace(resources, devices=())

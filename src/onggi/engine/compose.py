@@ -37,6 +37,21 @@ ID_RANGE = 65536
 _NAMESPACE_MODES = ("network", "ipc", "pid", "uts")
 
 
+class Hardware(Struct, frozen=True):
+    """The devices of one container, and what they bring along.
+
+    `sources`: path in the container → node on the host, where one was named; `access` likewise.
+    """
+
+    devices: tuple[Device, ...] = ()
+    sources: dict[str, str] = {}
+    access: dict[str, str] = {}
+    env: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    groups: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 class Resolved(Struct, frozen=True):
     """What the engine looked up for one container.
 
@@ -52,7 +67,7 @@ class Resolved(Struct, frozen=True):
     files: tuple[tuple[str, str], ...] = ()
     secrets: str = ""
     volumes: dict[str, str] = {}
-    devices: tuple[Device, ...] = ()
+    hardware: Hardware = Hardware()
     throttle_devices: dict[str, tuple[int, int]] = {}
     cgroups_path: str = ""
 
@@ -72,6 +87,8 @@ def compose(
         if own_user and found.id_base is not None
         else ()
     )
+    if mapping:
+        _check_user(found.user)
     shares_uts = not any(n.type == "uts" and not n.path for n in namespaces)
     return Config(
         oci_version="1.2.0",
@@ -85,14 +102,26 @@ def compose(
             namespaces=namespaces,
             uid_mappings=mapping,
             gid_mappings=mapping,
-            devices=found.devices,
+            devices=found.hardware.devices,
             cgroups_path=found.cgroups_path,
-            resources=compose_resources(spec, found.devices, found.throttle_devices),
+            resources=compose_resources(
+                spec, found.hardware.devices, found.throttle_devices, found.hardware.access
+            ),
             sysctl=_sysctls(spec, namespaces),
             masked_paths=() if _unmasked(spec) else defaults.MASKED_PATHS,
             readonly_paths=() if _unmasked(spec) else defaults.READONLY_PATHS,
         ),
     )
+
+
+def _check_user(user: User) -> None:
+    """Raises: InvalidArgument: an id that the container's range does not have."""
+    highest = max((user.uid, user.gid, *user.additional_gids))
+    if highest >= ID_RANGE:
+        raise InvalidArgument(
+            f"user or group {highest} is outside the {ID_RANGE:,} ids that a container has",
+            hint=f"choose one below {ID_RANGE}, or run it with --userns host",
+        )
 
 
 def _sysctls(spec: ContainerSpec, namespaces: tuple[Namespace, ...]) -> dict[str, str]:
@@ -111,6 +140,7 @@ def with_image(spec: ContainerSpec, image: ContainerConfig | None) -> ContainerS
         spec,
         stop_signal=spec.stop_signal or image.stop_signal,
         labels=(image.labels or {}) | spec.labels,
+        expose=tuple(dict.fromkeys((*spec.expose, *(image.exposed_ports or ())))),
     )
 
 
@@ -187,7 +217,7 @@ def _process(
         args=arguments(spec, image),
         env=environment(
             image.env or (),
-            spec.env,
+            spec.env + found.hardware.env,
             home=found.home,
             hostname=hostname(spec, container_id),
             terminal=spec.tty,
@@ -267,23 +297,32 @@ def _mounts(spec: ContainerSpec, found: Resolved) -> tuple[Mount, ...]:
     A mount of the user's on a default's place replaces it.
     """
     shm = Mount(
-        destination="/dev/shm",  # noqa: S108 - the container's own
+        destination=defaults.SHM_PLACE,
         type="tmpfs",
         source="shm",
         options=("nosuid", "noexec", "nodev", "mode=1777", f"size={spec.shm_size_bytes}"),
     )
     base = [defaults.PROC, defaults.DEV, defaults.DEVPTS, defaults.SYSFS, defaults.CGROUP]
     base += [defaults.MQUEUE] if spec.ipc != "host" else []
-    base += {"host": [defaults.HOST_SHM], "none": []}.get(spec.ipc, [shm])
+    # That of another container is taken where it is mounted, which no configuration can say.
+    own = [] if "mount" in found.joins else [shm]
+    base += {"host": [defaults.HOST_SHM], "none": []}.get(spec.ipc, own)
     if spec.privileged:
         base = [_writable(mount) for mount in base]
     asked = [_file_mount(target, source) for target, source in found.files]
-    asked += [_user_mount(mount, found.volumes) for mount in spec.mounts]
+    asked += [_user_mount(mount, found) for mount in spec.mounts]
     asked += [
         _secret_mount(secret.target, f"{found.secrets}/{number}")
         for number, secret in enumerate(spec.secrets)
     ]
     replaced = {mount.destination for mount in asked}
+    for mount in found.hardware.mounts:
+        if mount.destination in replaced:
+            raise InvalidArgument(
+                f"two mounts have the target {mount.destination}: yours, and that of a device"
+            )
+    asked += found.hardware.mounts
+    replaced |= {mount.destination for mount in found.hardware.mounts}
     kept = [mount for mount in base if mount.destination not in replaced]
     return tuple(kept + sorted(asked, key=lambda mount: mount.destination.count("/")))
 
@@ -308,19 +347,37 @@ def _secret_mount(target: str, source: str) -> Mount:
     )
 
 
-def _user_mount(mount: MountSpec, volumes: dict[str, str]) -> Mount:
+def _user_mount(mount: MountSpec, found: Resolved) -> Mount:
     if mount.kind == "tmpfs":
-        options = ("nosuid", "nodev", "noexec", *mount.options)
-        if mount.tmpfs_size_bytes is not None:
-            options += (f"size={mount.tmpfs_size_bytes}",)
-        if mount.tmpfs_mode is not None:
-            options += (f"mode={mount.tmpfs_mode:o}",)
-        options += ("ro",) if mount.read_only else ()
-        return Mount(destination=mount.target, type="tmpfs", source="tmpfs", options=options)
-    source = volumes[mount.source] if mount.kind == "volume" else mount.source
-    options = ("rbind" if mount.recursive else "bind", mount.propagation or "rprivate")
-    # Recursive: a read-only bind whose submounts stay writable is not what people mean by it.
-    options += ("rro",) if mount.read_only else ()
+        return _tmpfs(mount, found.user)
+    source = found.volumes[mount.source] if mount.kind == "volume" else mount.source
+    if mount.subpath:
+        source = posixpath.join(source, mount.subpath)
+    # What is said of the mount holds below it: submounts would otherwise stay the host's own peers,
+    # and what the container mounts on them would appear on the host.
+    spreading = f"r{mount.propagation.removeprefix('r') or 'private'}"
+    options = ["rbind" if mount.recursive else "bind", spreading]
+    if mount.read_only:
+        # Recursive: a read-only bind whose submounts stay writable is not what people mean by it.
+        options.append("rro" if mount.read_only_below else "ro")
+    if mount.chown and (found.id_base is not None or "user" in found.joins):
+        # Without it the owners that the source was given would be nobody's inside.
+        options.append("idmap")
     return Mount(
-        destination=mount.target, type="bind", source=source, options=options + mount.options
+        destination=mount.target,
+        type="bind",
+        source=source,
+        options=(*options, *mount.options),
     )
+
+
+def _tmpfs(mount: MountSpec, user: User) -> Mount:
+    options = ("nosuid", "nodev", "noexec", *mount.options)
+    if mount.tmpfs_size_bytes is not None:
+        options += (f"size={mount.tmpfs_size_bytes}",)
+    if mount.tmpfs_mode is not None:
+        options += (f"mode={mount.tmpfs_mode:o}",)
+    if mount.chown:
+        options += (f"uid={user.uid}", f"gid={user.gid}")
+    options += ("ro",) if mount.read_only else ()
+    return Mount(destination=mount.target, type="tmpfs", source="tmpfs", options=options)

@@ -29,20 +29,23 @@ from onggi.engine.cleanup import begin_removal
 from onggi.engine.compose import with_image
 from onggi.engine.conditions import with_image_health
 from onggi.engine.core import Core
+from onggi.engine.device_nodes import with_directories
 from onggi.engine.names import check_name, new_id, new_name
 from onggi.engine.networks import Networks
 from onggi.engine.pausing import thaw
 from onggi.engine.prepare import joined_container
 from onggi.engine.records import ContainerRecord
+from onggi.engine.resources import check_host
 from onggi.engine.restarts import check_restart
 from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
 from onggi.engine.volume_content import fill
 from onggi.engine.volumes import Volumes
-from onggi.errors import EngineError, FailedPrecondition, NotFound
+from onggi.errors import Conflict, EngineError, FailedPrecondition, NotFound
 from onggi.image.images import Image
 from onggi.image.platforms import check_platform
 from onggi.image.prune import touch
+from onggi.kernel.cgroups.cpuset import online
 
 Item = Session | ExitStatus | tuple[Session, int]
 _LOOK_S = 0.02
@@ -70,11 +73,23 @@ class Containers:
         """A new container's record, stored; `starting`: its run begins with it."""
         core = self._core
         core.check_open()
-        name = check_name(spec.name, "container") if spec.name else ""
         image = await self._image(spec.image)
+        with core.claimed(image.chain_ids):
+            # Whoever deletes images takes their names away first, and looks at the claims then.
+            if core.images.resolve(spec.image).id != image.id:
+                raise Conflict(f"image {spec.image} was replaced at this moment", hint="try again")
+            return await self._create_of(image, spec, starting=starting)
+
+    async def _create_of(
+        self, image: Image, spec: ContainerSpec, *, starting: bool
+    ) -> tuple[ContainerRecord, Image]:
+        core = self._core
+        name = check_name(spec.name, "container") if spec.name else ""
         joined_container(core, spec)
         container_id = new_id()
         check_restart(spec)
+        check_host(spec.resources, *online())
+        spec = msgspec.structs.replace(spec, devices=with_directories(spec.devices))
         spec = with_image_health(with_image(spec, image.config.config), image.config.config)
         mounts, made = self._volumes.for_container(spec, image.config.config)
         try:
@@ -101,9 +116,7 @@ class Containers:
         except EngineError:
             self._volumes.discard(made)
             raise
-        core.events.publish(
-            "container", "create", record.id, spec.labels, name=record.name, image=spec.image
-        )
+        core.tell(record, "create")
         return record, image
 
     async def _image(self, name: str) -> Image:

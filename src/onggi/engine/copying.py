@@ -69,9 +69,7 @@ class Copying:
         """
         async with self._files(request.target) as record:
             await _in_thread(lambda: self._copy_out(record, request, fds[0]))
-            self._core.events.publish(
-                "container", "archive-path", record.id, name=record.name, path=request.path
-            )
+            self._core.tell(record, "archive-path", path=request.path)
         return Nothing()
 
     def _copy_out(self, record: ContainerRecord, request: CopyOutRequest, sink: int) -> None:
@@ -99,9 +97,7 @@ class Copying:
         """
         async with self._files(request.target) as record:
             await _in_thread(lambda: self._copy_in(record, request, fds[0]))
-            self._core.events.publish(
-                "container", "extract-to-dir", record.id, name=record.name, path=request.path
-            )
+            self._core.tell(record, "extract-to-dir", path=request.path)
         return Nothing()
 
     def _copy_in(self, record: ContainerRecord, request: CopyInRequest, source: int) -> None:

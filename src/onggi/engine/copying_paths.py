@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import posixpath
+import stat
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -21,6 +22,7 @@ from msgspec import Struct
 from onggi.engine.api.spec import MountSpec
 from onggi.engine.compose import ID_RANGE
 from onggi.engine.core import Core
+from onggi.engine.mount_sources import open_below
 from onggi.engine.prepare import snapshot_of
 from onggi.engine.records import ContainerRecord
 from onggi.errors import FailedPrecondition, InvalidArgument, NotFound, SyscallError, from_os_error
@@ -118,10 +120,8 @@ def place(core: Core, record: ContainerRecord, path: str) -> Iterator[Place]:
         with detached_root(snapshot_of(core, record)) as root:
             yield Place(root, path, None, read_only=record.spec.read_only)
         return
-    source = core.places.volume(mount.source) if mount.kind == "volume" else mount.source
-    if not mount.subpath and not os.path.isdir(source):
-        source, below = os.path.dirname(source), "/" + os.path.basename(source)
-    with _source(source, mount.subpath) as root:
+    source = core.volume_path(mount.source) if mount.kind == "volume" else mount.source
+    with _source(source, mount, below) as (root, below):
         yield Place(root, below, None, read_only=mount.read_only)
 
 
@@ -167,17 +167,25 @@ def _mount_of(mounts: tuple[MountSpec, ...], path: str) -> tuple[MountSpec | Non
 
 
 @contextlib.contextmanager
-def _source(source: str, subpath: str) -> Iterator[int]:
-    try:
-        top = Descriptor(os.open(source, os.O_PATH | os.O_CLOEXEC))
-    except OSError as error:
-        raise from_os_error(error, "opening the mount's source") from None
-    with top as root:
-        if not subpath:
-            yield root
+def _source(source: str, mount: MountSpec, below: str) -> Iterator[tuple[int, str]]:
+    """The directory that a mount's source is or lies in, and the path there that `below` is."""
+    with contextlib.ExitStack() as stack:
+        try:
+            top = stack.enter_context(Descriptor(os.open(source, os.O_PATH | os.O_CLOEXEC)))
+        except OSError as error:
+            raise from_os_error(error, "opening the mount's source") from None
+        if mount.subpath:
+            top = stack.enter_context(open_below(top, mount))
+        if stat.S_ISDIR(os.fstat(top).st_mode):
+            yield top, below
             return
-        with open_in_root(root, subpath, os.O_PATH | os.O_DIRECTORY) as below:
-            yield below
+        if mount.subpath:
+            raise FailedPrecondition(
+                f"{mount.target} is one file of a volume, and the container does not run",
+                hint="start it first",
+            )
+        parent, name = os.path.split(source)
+        yield stack.enter_context(_directory(parent)), f"/{name}"
 
 
 @contextlib.contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from onggi.engine.api.answers import ExitStatus
@@ -16,12 +17,12 @@ from onggi.engine.layout import Layout
 from onggi.engine.places import Places
 from onggi.engine.publishing import Publishing
 from onggi.engine.records import ContainerRecord, Records
+from onggi.engine.settings import Settings
 from onggi.engine.tasks import Task
 from onggi.errors import Unavailable
 from onggi.image.images import ImageStore
 from onggi.kernel.cgroups.driver import Cgroup
 from onggi.kernel.processes import boot_id
-from onggi.network.settings import NetworkSettings
 from onggi.runtime.host import HostFacts
 from onggi.sandbox.keel import Keel
 
@@ -35,6 +36,7 @@ class Core:
 
     `tasks`: session id (a container's or an exec's) → its live task. `ends`: container id → the
     future of how its present run ends. `gone`: container id → set when nothing of it is left.
+    `claims`: layers of containers in the making, see `claimed`.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Core:
         records: Records,
         images: ImageStore,
         keel: Keel,
-        settings: NetworkSettings = NetworkSettings(),  # noqa: B008 - a frozen value
+        settings: Settings = Settings(),  # noqa: B008 - a frozen value
     ) -> None:
         self.layout = layout
         self.places = Places(layout)
@@ -61,6 +63,7 @@ class Core:
         self.ends: dict[str, asyncio.Future[ExitStatus]] = {}
         self.gone: dict[str, asyncio.Event] = {}
         self.locks: dict[str, asyncio.Lock] = {}
+        self.claims: dict[object, tuple[str, ...]] = {}
         self.stopping = asyncio.Event()
         self.settings = settings
         self.fabric = Fabric(layout, self.loop)
@@ -94,19 +97,42 @@ class Core:
             if record.state != "removing" or record.id in self.tasks
         ]
 
-    def layers_in_use(self) -> frozenset[str]:
-        """Chain ids of the containers' layers. From any thread."""
-        return frozenset(chain for record in self.holders() for chain in record.chain_ids)
+    def layers_in_use(self) -> Collection[str]:
+        """Chain ids of the containers' layers, as they are whenever it is looked at. From any
+        thread: who deletes looks after the images' names are gone, so that no container can come.
+        """
+        return _LayersInUse(self)
+
+    @contextlib.contextmanager
+    def claimed(self, chain_ids: tuple[str, ...]) -> Iterator[None]:
+        """Layers that a container is made of whose record is not there yet count as in use."""
+        key = object()
+        self.claims[key] = chain_ids
+        try:
+            yield
+        finally:
+            del self.claims[key]
 
     def images_in_use(self) -> frozenset[str]:
         """Ids of the containers' images. From any thread."""
         return frozenset(record.image_id for record in self.holders())
+
+    def volume_path(self, name: str) -> str:
+        """Where a volume's files are."""
+        record = self.records.volumes.get(name)
+        return (record and record.options.get("device")) or self.places.volume(name)
 
     def volumes_in_use(self, but: str = "") -> frozenset[str]:
         """Names of the volumes that containers mount; `but`: the id of one that does not count."""
         holders = (record for record in self.holders() if record.id != but)
         mounts = (mount for record in holders for mount in record.spec.mounts)
         return frozenset(mount.source for mount in mounts if mount.kind == "volume")
+
+    def tell(self, record: ContainerRecord, action: str, **facts: str) -> None:
+        """Publish what happened to a container, with its name, image and labels beside."""
+        name = record.name or record.former_name
+        facts = {"name": name, "image": record.spec.image, **facts}
+        self.events.publish("container", action, record.id, record.spec.labels, **facts)
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something off the path that a user waits on; `drain` waits for it."""
@@ -123,3 +149,24 @@ class Core:
         """Raises: Unavailable: the engine is stopping."""
         if self.stopping.is_set():
             raise Unavailable("the engine is stopping", hint="run the command again")
+
+
+class _LayersInUse(Collection[str]):
+    """Always as of now: who deletes may have waited since it was asked for."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def _now(self) -> frozenset[str]:
+        claims = [*self._core.claims.values()]  # first: a claim goes when its record is there
+        held = [record.chain_ids for record in self._core.holders()]
+        return frozenset(chain for chain_ids in (*claims, *held) for chain in chain_ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    def __contains__(self, chain_id: object) -> bool:
+        return chain_id in self._now()

@@ -40,11 +40,12 @@ MQUEUE = Mount(
     source="mqueue",
     options=("nosuid", "noexec", "nodev"),
 )
+SHM_PLACE = "/dev/shm"  # noqa: S108 - the container's own
 #: Shared memory is files to POSIX: who shares the host's ipc namespace shares them (shm_open(3)).
 HOST_SHM = Mount(
-    destination="/dev/shm",  # noqa: S108 - the host's and the container's own
+    destination=SHM_PLACE,
     type="bind",
-    source="/dev/shm",  # noqa: S108
+    source=SHM_PLACE,
     options=("rbind", "rprivate", "nosuid", "noexec", "nodev"),
 )
 

@@ -8,12 +8,41 @@ is decided by the cgroup, not here.
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import stat
 from collections.abc import Sequence
 
-from onggi.errors import from_os_error
+from onggi.engine.api.spec import DeviceSpec
+from onggi.errors import InvalidArgument, from_os_error
 from onggi.specs.runtime import Device
+
+
+def with_directories(devices: Sequence[DeviceSpec]) -> tuple[DeviceSpec, ...]:
+    """The devices, with every node below it in place of a directory: `--device /dev/snd`.
+
+    Raises:
+        InvalidArgument: there is none below it.
+    """
+    return tuple(node for device in devices for node in _below(device))
+
+
+def _below(device: DeviceSpec) -> tuple[DeviceSpec, ...]:
+    top = device.host_path
+    if not (top.startswith("/") and os.path.isdir(top)):
+        return (device,)
+    found = []
+    for directory, _, names in os.walk(top):
+        for name in names:
+            path = f"{directory}/{name}"
+            # Not through links: what they lead to has its own name, here or elsewhere.
+            mode = os.lstat(path).st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                inside = posixpath.join(device.container_path, os.path.relpath(path, top))
+                found.append(DeviceSpec(path, inside, device.access))
+    if not found:
+        raise InvalidArgument(f"--device: there is no device below {top}")
+    return tuple(sorted(found, key=lambda one: one.host_path))
 
 
 def make_nodes(directory: str, devices: Sequence[Device], base: int) -> dict[str, str]:

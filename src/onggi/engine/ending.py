@@ -69,6 +69,7 @@ class Ending:
             if not done:
                 self._send(record, task, signals.SIGKILL, f"{who}, after its timeout", ends=True)
         await asyncio.shield(end)
+        core.tell(record, "stop")
 
     async def kill(self, request: KillRequest, _fds: list[int]) -> Nothing:
         """Send a signal to the first process. One that waits to be restarted waits no longer.
@@ -124,7 +125,7 @@ class Ending:
         with self._runs.kept(record.id):
             await self._stop(stop, who)
             await self._start(record.id)
-        core.events.publish("container", "restart", record.id, name=record.name)
+        core.tell(record, "restart")
 
     async def react(self, container_id: str, what: str) -> None:
         """Carry out what is to happen to an unhealthy container: restart, stop or kill.
@@ -161,9 +162,7 @@ class Ending:
         task.signal(number)
         if ends:
             thaw(core, record.id)
-        core.events.publish(
-            "container", "kill", record.id, name=record.name, signal=str(int(number))
-        )
+        core.tell(record, "kill", signal=str(int(number)))
 
     def _leave(self, record: ContainerRecord) -> None:
         """One that waits to be restarted stays as it is."""

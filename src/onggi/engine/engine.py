@@ -68,7 +68,7 @@ class Engine:
         places.prepare()
         settings = read_settings(layout.config)
         images = ImageStore(places.images, settings=settings.image)
-        core = Core(layout, probe(), Records(places.records), images, Keel(), settings.network)
+        core = Core(layout, probe(), Records(places.records), images, Keel(), settings)
         engine = cls(core)
         await reconcile(core, engine._runs)
         core.restarts.resume()

@@ -162,9 +162,7 @@ class Execs:
         core.tasks[session] = task
         task.exited.add_done_callback(lambda _: self._ended(session, run_dir))
         if told:
-            core.events.publish(
-                "container", "exec_start", record.id, name=record.name, command=request.command[0]
-            )
+            core.tell(record, "exec_start", command=request.command[0])
         return task, plan.warnings + tuple(explain_warning(w, plan) for w in task.warnings)
 
     def _ended(self, session: str, run_dir: str) -> None:

@@ -122,10 +122,7 @@ class Health:
         core = self._core
         record = core.records.containers[container_id]
         core.records.update_container(msgspec.structs.replace(record, health=status))
-        core.events.publish(
-            "container", f"health_status: {status}", container_id, record.spec.labels,
-            name=record.name, image=record.spec.image,
-        )  # fmt: skip
+        core.tell(record, f"health_status: {status}")
         if status == "unhealthy" and check.on_failure != "none":
             log.warning("container %s is unhealthy: %s", record.name, check.on_failure)
             core.background(self._react(container_id, check.on_failure))

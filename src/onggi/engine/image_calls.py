@@ -29,7 +29,8 @@ from onggi.engine.api.requests import (
 from onggi.engine.core import Core
 from onggi.engine.image_filters import parse_image_filters
 from onggi.engine.prepare import layers_of
-from onggi.engine.store_calls import settle
+from onggi.engine.records import ContainerRecord
+from onggi.engine.store_calls import collect_later, settle
 from onggi.engine.watching import watch
 from onggi.errors import Conflict, EngineError, InvalidArgument
 from onggi.image import archive
@@ -66,6 +67,7 @@ class ImageCalls:
             "RepoTags": [familiar(name) for name in image.names],
             "RepoDigests": self._digests(image),
             "Created": image.created,
+            "Author": config.author or "",
             "Architecture": config.architecture,
             "Os": config.os,
             "Size": image.size_bytes,
@@ -100,9 +102,8 @@ class ImageCalls:
         users = [r for r in core.holders() if r.image_id == image.id]
         if last and users:
             raise Conflict(
-                f"image {request.target} is used by {len(users)} containers, "
-                f"{users[0].name or users[0].id[:12]} for one",
-                hint="remove them first",
+                f"image {request.target} is used by {_some(users)}",
+                hint="remove what uses it first: onggi rm",
             )
         removed = await asyncio.to_thread(
             core.images.remove,
@@ -110,6 +111,8 @@ class ImageCalls:
             in_use=self._core.layers_in_use(),
             force=request.force,
         )
+        if removed.deferred:
+            core.background(collect_later(core))
         core.events.publish("image", "delete", image.id)
         untagged = tuple(f"Untagged: {familiar(name)}" for name in removed.untagged)
         return untagged + tuple(f"Deleted: {digest}" for digest in removed.deleted)
@@ -227,6 +230,11 @@ def _bootstrap(images: ImageStore, request: BootstrapRequest, report: Report) ->
 
 def _answer(image: Image) -> ImageAnswer:
     return ImageAnswer(id=image.id, names=tuple(map(familiar, image.names)))
+
+
+def _some(users: list[ContainerRecord]) -> str:
+    name = users[0].name or users[0].id[:12]
+    return f"container {name}" + (f" and {len(users) - 1} more" if users[1:] else "")
 
 
 def _one_descriptor(fds: list[int], what: str) -> int:

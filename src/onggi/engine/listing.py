@@ -11,16 +11,15 @@ from typing import Any
 import msgspec
 
 from onggi.engine.api.answers import ContainerSummary, TopRow
-from onggi.engine.api.requests import ListRequest, Target
+from onggi.engine.api.requests import ContainerTarget, ListRequest, Target
 from onggi.engine.container_filters import parse_container_filters
 from onggi.engine.core import Core
-from onggi.engine.network_view import network_names, network_settings, port_texts
-from onggi.engine.places import log_name
+from onggi.engine.inspecting import inspect_record, state_of
+from onggi.engine.network_view import network_names, port_texts
 from onggi.engine.records import ContainerRecord
-from onggi.engine.timestamps import rfc3339
 from onggi.errors import FailedPrecondition, NotFound
 from onggi.kernel import processes
-from onggi.specs.runtime import Process, parse_config
+from onggi.specs.runtime import parse_config
 
 #: Filters that ask for containers which do not run, too.
 _OF_ALL = ("status", "exited")
@@ -87,11 +86,20 @@ class Listing:
         except NotFound:
             return 0
 
-    async def inspect(self, request: Target, _fds: list[int]) -> dict[str, Any]:
+    async def inspect(self, request: ContainerTarget, _fds: list[int]) -> dict[str, Any]:
         """One container as `docker inspect` shows it, with Onggi's own facts beside."""
         core = self._core
         record = core.records.find_container(request.target)
-        return inspect_record(record, core)
+        found = inspect_record(record, core)
+        if request.size:
+            own, whole = await asyncio.to_thread(self._sizes, record)
+            found |= {"SizeRw": own, "SizeRootFs": whole}
+        return found
+
+    def _sizes(self, record: ContainerRecord) -> tuple[int, int]:
+        """Bytes on disk of what the container has written, and of that with its image's layers."""
+        own, usage = self._size(record.id), self._core.images.snapshots.layer_usage
+        return own, own + sum(usage(chain_id).size_bytes for chain_id in record.chain_ids)
 
     async def top(self, request: Target, _fds: list[int]) -> tuple[TopRow, ...]:
         """The container's processes as the host sees them.
@@ -106,13 +114,6 @@ class Listing:
         return tuple(row for row in rows if row is not None)
 
 
-def state_of(record: ContainerRecord, core: Core) -> str:
-    """The state as users know it: docker's words."""
-    if core.restarts.waits(record.id):
-        return "restarting"
-    return "created" if record.state == "starting" else record.state
-
-
 def command_line(record: ContainerRecord) -> str:
     """What the container executes, as one text."""
     spec = record.spec
@@ -120,126 +121,6 @@ def command_line(record: ContainerRecord) -> str:
         process = parse_config(record.config).process
         return " ".join(process.args) if process else ""
     return " ".join((spec.entrypoint or ()) + spec.command)
-
-
-def inspect_record(record: ContainerRecord, core: Core) -> dict[str, Any]:
-    """A container's record in docker's shape. Source: Docker Engine API v1.51 ContainerInspect."""
-    spec = record.spec
-    config = parse_config(record.config) if record.config else None
-    process = (config.process if config else None) or Process(cwd=spec.workdir)
-    end = record.exit
-    condition = core.health.condition(record.id)
-    arguments = process.args or (spec.entrypoint or ()) + spec.command
-    return {
-        "Id": record.id,
-        "Created": rfc3339(record.created_ns),
-        "Path": arguments[0] if arguments else "",
-        "Args": list(arguments[1:]),
-        "State": {
-            "Status": state_of(record, core),
-            "Running": record.state in ("running", "paused"),
-            "Paused": record.state == "paused",
-            "Restarting": core.restarts.waits(record.id),
-            "OOMKilled": bool(end and end.oom_killed),
-            "Dead": False,
-            "Pid": record.pid,
-            "ExitCode": end.code if end else 0,
-            "Error": end.explanation if end else "",
-            "StartedAt": rfc3339(record.started_ns),
-            "FinishedAt": rfc3339(record.finished_ns),
-            **({"Health": condition.shown()} if condition is not None else {}),
-        },
-        "RestartCount": record.restarts,
-        "Image": record.image_id,
-        "Name": f"/{record.name}",
-        "LogPath": f"{core.places.container(record.id)}/{log_name(record.id)}",
-        "Driver": "overlay",
-        "Platform": "linux",
-        "HostConfig": _host_config(record),
-        "Mounts": [
-            {
-                "Type": m.kind,
-                "Name": m.source if m.kind == "volume" else "",
-                "Source": core.places.volume(m.source) if m.kind == "volume" else m.source,
-                "Destination": m.target,
-                "RW": not m.read_only,
-                "Propagation": m.propagation or "rprivate",
-            }
-            for m in spec.mounts
-        ],
-        "Config": {
-            "Hostname": spec.hostname or record.id[:12],
-            "Domainname": spec.domainname,
-            "User": spec.user,
-            "Tty": spec.tty,
-            "OpenStdin": spec.stdin_open,
-            "Env": list(process.env or spec.env),
-            "Cmd": list(spec.command),
-            "Entrypoint": None if spec.entrypoint is None else list(spec.entrypoint),
-            "Image": spec.image,
-            "WorkingDir": process.cwd,
-            "Labels": spec.labels,
-            "StopSignal": spec.stop_signal or "SIGTERM",
-            "StopTimeout": spec.stop_timeout_s,
-        },
-        "NetworkSettings": network_settings(record, core.records.networks),
-        "Onggi": {
-            "IdBase": record.id_base if record.state == "running" else None,
-            "Cgroup": core.places.cgroup(record.id),
-            "RuntimeConfig": msgspec.to_builtins(config) if config else None,
-        },
-    }
-
-
-def _host_config(record: ContainerRecord) -> dict[str, Any]:
-    spec, limits = record.spec, record.spec.resources
-    return {
-        "NetworkMode": spec.network,
-        "IpcMode": spec.ipc,
-        "PidMode": spec.pid,
-        "UTSMode": spec.uts,
-        "UsernsMode": spec.userns,
-        "CgroupnsMode": spec.cgroupns,
-        "AutoRemove": spec.auto_remove,
-        "RestartPolicy": {
-            "Name": spec.restart.policy,
-            "MaximumRetryCount": spec.restart.maximum,
-        },
-        "Privileged": spec.privileged,
-        "ReadonlyRootfs": spec.read_only,
-        "Init": spec.init,
-        "CapAdd": list(spec.cap_add),
-        "CapDrop": list(spec.cap_drop),
-        "SecurityOpt": list(spec.security_opt),
-        "Memory": limits.memory_bytes,
-        "MemorySwap": limits.memory_swap_bytes,
-        "MemoryReservation": limits.memory_reservation_bytes,
-        "NanoCpus": limits.nano_cpus,
-        "CpuShares": limits.cpu_shares,
-        "CpuPeriod": limits.cpu_period_us,
-        "CpuQuota": limits.cpu_quota_us,
-        "CpusetCpus": limits.cpuset_cpus,
-        "CpusetMems": limits.cpuset_mems,
-        "PidsLimit": limits.pids_limit,
-        "BlkioWeight": limits.blkio_weight,
-        "ShmSize": spec.shm_size_bytes,
-        "Sysctls": spec.sysctls,
-        "ExtraHosts": list(spec.add_hosts),
-        "Dns": list(spec.dns),
-        "LogConfig": {
-            "Type": spec.log_driver,
-            "Config": _log_options(record),
-        },
-    }
-
-
-def _log_options(record: ContainerRecord) -> dict[str, str]:
-    spec = record.spec
-    options = {"tag": spec.log_tag} if spec.log_tag else {}
-    if spec.log_driver in ("json-file", "local"):
-        options["max-size"] = str(spec.log_max_bytes)
-        options["max-file"] = str(spec.log_max_files)
-    return options
 
 
 def top_row(pid: int) -> TopRow | None:

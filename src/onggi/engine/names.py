@@ -8,7 +8,8 @@ from collections.abc import Container
 
 from onggi.errors import InvalidArgument
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_LONGEST = 128
 _LEFT = (
     "amber ashen bold brisk calm celadon clear dusky earthen fired gentle glazed golden kind "
     "light lively mellow misty nimble patient plain quiet round russet sandy silent slender smoky "
@@ -41,6 +42,11 @@ def check_name(name: str, what: str) -> str:
     Raises:
         InvalidArgument: characters or length that no name of docker's has.
     """
+    if len(name) > _LONGEST:
+        raise InvalidArgument(
+            f"the {what} name {name[:24]}… has {len(name)} characters",
+            hint=f"use {_LONGEST} at most",
+        )
     if not _NAME.fullmatch(name):
         raise InvalidArgument(
             f"invalid {what} name {name!r}",

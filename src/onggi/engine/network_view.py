@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from onggi.engine.api.spec import ContainerSpec
 from onggi.engine.publishing import port_rows
 from onggi.engine.records import LIVING, ContainerRecord, EndpointRecord, NetworkRecord
 
@@ -43,21 +44,25 @@ def port_texts(record: ContainerRecord) -> tuple[str, ...]:
         for row in rows
     )
     named = {f"{row.container_port}/{row.protocol}" for row in rows}
-    exposed = (text if "/" in text else f"{text}/tcp" for text in record.spec.expose)
-    return published + tuple(text for text in exposed if text not in named)
+    return published + tuple(text for text in exposed_texts(record.spec) if text not in named)
+
+
+def exposed_texts(spec: ContainerSpec) -> tuple[str, ...]:
+    """The exposed ports as docker writes them: `80/tcp`."""
+    return tuple(text if "/" in text else f"{text}/tcp" for text in spec.expose)
 
 
 def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _port_map(record: ContainerRecord) -> dict[str, list[dict[str, str]]]:
-    found: dict[str, list[dict[str, str]]] = {}
+def _port_map(record: ContainerRecord) -> dict[str, list[dict[str, str]] | None]:
+    """Where each port is published; an exposed one that is not has nothing."""
+    found: dict[str, list[dict[str, str]] | None] = dict.fromkeys(exposed_texts(record.spec))
     for row in port_rows(record):
         key = f"{row.container_port}/{row.protocol}"
-        found.setdefault(key, []).append(
-            {"HostIp": row.host_address, "HostPort": str(row.host_port)}
-        )
+        place = {"HostIp": row.host_address, "HostPort": str(row.host_port)}
+        found[key] = [*(found.get(key) or ()), place]
     return found
 
 

@@ -98,7 +98,7 @@ class Networks:
             bridge=self._bridge_name(request, network_id),
             subnets=self._subnets(request),
             internal=request.internal,
-            mtu=request.mtu or core.settings.mtu or default_mtu(core.fabric.netlink),
+            mtu=request.mtu or core.settings.network.mtu or default_mtu(core.fabric.netlink),
             labels=request.labels,
         )
         core.records.put_network(record)
@@ -125,7 +125,7 @@ class Networks:
         """
         from onggi.network import addresses, routes  # noqa: PLC0415
 
-        core, settings = self._core, self._core.settings
+        core, settings = self._core, self._core.settings.network
         others = {
             network.name: [subnet.network for subnet in core.endpoints.ranges(network).values()]
             for network in core.records.networks.values()

@@ -1,6 +1,6 @@
 """Standing still and going on: pause and unpause.
 
-The cgroup's freezer is the truth, the record follows it: after a crash `reconcile` looks there.
+The record says whether somebody wants it: after a crash `reconcile` makes the freezer follow.
 Source: docker-pause(1), Documentation/admin-guide/cgroup-v2.rst "cgroup.freeze".
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -54,7 +55,7 @@ class Pausing:
                     core.cgroup(record.id).thaw()
                 raise Conflict(f"container {record.name} was about to end, and is not paused")
             core.records.update_container(msgspec.structs.replace(record, state="paused"))
-        core.events.publish("container", "pause", record.id, name=record.name)
+        core.tell(record, "pause")
         return Nothing()
 
     async def unpause(self, request: Target, _fds: list[int]) -> Nothing:
@@ -73,6 +74,33 @@ class Pausing:
         return Nothing()
 
 
+@contextlib.asynccontextmanager
+async def standing_still(core: Core, container_id: str) -> AsyncIterator[None]:
+    """A container's processes stand still within; one that does not run, or is paused, is left.
+
+    The record says nothing of it: should the engine end within, its successor lets them go on.
+
+    Raises:
+        Unavailable: a process did not stop in time. Unsupported: the host has no freezer.
+    """
+    async with core.lock(container_id):
+        record = core.records.find_container(container_id)
+        if record.state != "running" or core.running(container_id) is None:
+            yield
+            return
+        cgroup = core.cgroup(container_id)
+        core.health.pause(container_id)
+        try:
+            await asyncio.to_thread(cgroup.freeze)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(NotFound):  # it has just ended
+                    cgroup.thaw()
+        finally:
+            core.health.resume(container_id)
+
+
 def thaw(core: Core, container_id: str) -> None:
     """Let a paused container go on, and tell; one that is not paused is left as it is."""
     record = core.records.containers.get(container_id)
@@ -82,4 +110,4 @@ def thaw(core: Core, container_id: str) -> None:
         core.cgroup(container_id).thaw()
     core.records.update_container(msgspec.structs.replace(record, state="running"))
     core.health.resume(container_id)
-    core.events.publish("container", "unpause", container_id, name=record.name)
+    core.tell(record, "unpause")

@@ -10,23 +10,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from onggi.engine import defaults
 from onggi.engine.api.requests import TerminalSize
 from onggi.engine.api.spec import ContainerSpec
-from onggi.engine.compose import Resolved, compose, hostname, security_options
+from onggi.engine.compose import Hardware, Resolved, compose, hostname, security_options
 from onggi.engine.core import Core
 from onggi.engine.device_nodes import make_nodes
+from onggi.engine.devices import find_hardware, throttle_numbers
 from onggi.engine.endpoints import NAME_SERVER
 from onggi.engine.log_target import with_log
 from onggi.engine.records import ContainerRecord
 from onggi.engine.secrets import write_secrets
-from onggi.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from onggi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from onggi.image.images import Image
 from onggi.image.merged import MergedView
 from onggi.image.snapshots import Rootfs, Snapshotter
@@ -37,12 +38,14 @@ from onggi.runtime.plan import plan
 from onggi.runtime.request import LinkSetup, Overlay, StartRequest, Supervision
 from onggi.runtime.steps import Plan
 from onggi.specs.image import ContainerConfig
-from onggi.specs.runtime import Config, Device, Seccomp, User
+from onggi.specs.runtime import Config, Seccomp, User
 
 EXIT_RECORD = "exit"
 SECRETS = "secrets"
 _JOINABLE = ("network", "ipc", "pid", "uts")
-_PROC_NAMES = {"network": "net", "ipc": "ipc", "pid": "pid", "uts": "uts", "user": "user"}
+_PROC_NAMES = {
+    "network": "net", "ipc": "ipc", "pid": "pid", "uts": "uts", "user": "user", "mount": "mnt",
+}  # fmt: skip
 
 
 class Launch(Struct, frozen=True):
@@ -57,7 +60,8 @@ def joined_container(core: Core, spec: ContainerSpec) -> ContainerRecord | None:
     """The container whose namespaces this one joins; None: none.
 
     Raises:
-        FailedPrecondition: it does not run. InvalidArgument: more than one is named.
+        FailedPrecondition: it does not run, or its ipc namespace is not for others.
+        InvalidArgument: more than one is named.
         NotFound: there is no such container.
     """
     names = {
@@ -75,6 +79,13 @@ def joined_container(core: Core, spec: ContainerSpec) -> ContainerRecord | None:
             f"container {record.name} does not run, so its namespaces cannot be joined",
             hint=f"start it with onggi start {record.name}",
         )
+    # Who joins its processes sees their memory anyway.
+    alone = spec.ipc.startswith("container:") and not spec.pid.startswith("container:")
+    if alone and record.spec.ipc in ("private", "none"):
+        raise FailedPrecondition(
+            f"container {record.name} shares no memory: its ipc is {record.spec.ipc}",
+            hint="make it with --ipc shareable",
+        )
     return record
 
 
@@ -90,7 +101,8 @@ def joins(core: Core, record: ContainerRecord) -> Iterator[dict[str, str]]:
     """Paths of the namespaces to join, held open by descriptors for as long as the block runs.
 
     All joins go to one container, and its user namespace is joined with them: the kernel lets only
-    the owner of a namespace mount what shows it.
+    the owner of a namespace mount what shows it. `mount` is where /dev/shm is taken from, which
+    belongs to the ipc namespace; it is not joined.
     """
     target = joined_container(core, record.spec)
     if target is None:
@@ -100,6 +112,8 @@ def joins(core: Core, record: ContainerRecord) -> Iterator[dict[str, str]]:
     kinds = [k for k in _JOINABLE if getattr(record.spec, k).startswith("container:")]
     if target.id_base is not None:
         kinds.append("user")
+    if "ipc" in kinds and target.spec.ipc != "none":
+        kinds.append("mount")
     with contextlib.ExitStack() as stack:
         paths = {}
         for kind in kinds:
@@ -118,20 +132,16 @@ def launch(
     image: Image,
     size: TerminalSize,
     joined: dict[str, str],
+    sources: dict[str, int],
 ) -> Launch:
-    """Make what the start needs and plan it.
+    """Make what the start needs and plan it. `sources`: of `held_sources`.
 
     Raises:
         EngineError: something named in the specification is missing or wrong.
     """
     rootfs = snapshot_of(core, record)
     image_config = image.config.config or ContainerConfig()
-    user, groups = record.spec.user or image_config.user, record.spec.group_add
-    if record.started_ns:
-        who = find_user(user, (f"{rootfs.upper}/fs", *rootfs.lowers), groups)
-    else:  # it has written nothing yet
-        who = find_image_user(core.images.snapshots, user, record.chain_ids, groups)
-    found = resolve(core, record, who, joined)
+    found = resolve(core, record, who_runs(core, record, image), joined)
     write_files(core, record)
     os.makedirs(core.places.task(record.id), mode=0o700, exist_ok=True)
     write_secrets(record.spec.secrets, f"{core.places.task(record.id)}/{SECRETS}")
@@ -142,11 +152,14 @@ def launch(
     if resources is not None:
         cgroup.create(resources)
         warnings = cgroup.apply(resources)
-    nodes = _device_nodes(core, record, found.devices)
+    nodes = _device_nodes(core, record, found.hardware)
     links = core.endpoints.links(record)
     core.publishing.open(record)
-    made = _plan(core, record, config, rootfs, size, cgroup.task_paths(), nodes, links)
-    return Launch(config=config, plan=made, warnings=warnings + made.warnings)
+    held = tuple((t, f"/proc/{os.getpid()}/fd/{fd}") for t, fd in sources.items())
+    paths = cgroup.task_paths()
+    made = _plan(core, record, config, rootfs, size, paths, nodes, links, held, joined)
+    warnings += found.hardware.warnings + made.warnings
+    return Launch(config=config, plan=made, warnings=warnings)
 
 
 def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
@@ -166,8 +179,9 @@ def plan_only(core: Core, record: ContainerRecord, image: Image) -> Launch:
     cgroup = core.places.cgroup(record.id)
     paths = tuple(f"{h.mount_point}/{cgroup}/tasks" for h in hierarchies if h.version == 1)
     links = core.endpoints.preview(record)
-    made = _plan(core, record, config, rootfs, TerminalSize(), paths, {}, links)
-    return Launch(config=config, plan=made, warnings=made.warnings)
+    nodes = tuple(found.hardware.sources.items())
+    made = _plan(core, record, config, rootfs, TerminalSize(), paths, nodes, links, (), {})
+    return Launch(config=config, plan=made, warnings=found.hardware.warnings + made.warnings)
 
 
 def _plan(
@@ -177,10 +191,13 @@ def _plan(
     rootfs: Rootfs,
     size: TerminalSize,
     cgroup_files: tuple[str, ...],
-    nodes: dict[str, str],
+    nodes: tuple[tuple[str, str], ...],
     links: LinkSetup | None,
+    held: tuple[tuple[str, str], ...],
+    joined: dict[str, str],
 ) -> Plan:
     spec = record.spec
+    shm_asked = any(mount.target == defaults.SHM_PLACE for mount in spec.mounts)
     request = StartRequest(
         supervision=with_log(
             Supervision(
@@ -199,23 +216,41 @@ def _plan(
         cgroup_slot=0 if core.host.cgroups.v2 else -1,
         borrowed=1 if core.host.cgroups.v2 else 0,
         reap=spec.init,
-        device_sources=tuple(
-            (d.container_path, nodes.get(d.container_path, d.host_path)) for d in spec.devices
-        ),
+        device_sources=nodes,
+        mount_sources=held,
         keyring=record.id[:12],
+        shared_memory="" if shm_asked else joined.get("mount", ""),
         links=links,
     )
     return plan(with_seccomp(config, seccomp_profile(core, spec, config)), core.host, request)
 
 
 def _device_nodes(
-    core: Core, record: ContainerRecord, devices: tuple[Device, ...]
-) -> dict[str, str]:
-    """Nodes of the devices asked for that the container's own root owns; none with host ids."""
+    core: Core, record: ContainerRecord, hardware: Hardware
+) -> tuple[tuple[str, str], ...]:
+    """(path in the container, node on the host) of the devices asked for: the host's, or with ids
+    of its own nodes that these own."""
     owner = joined_container(core, record.spec) or record
-    if owner.id_base is None or not record.spec.devices:
-        return {}
-    return make_nodes(f"{core.places.container(record.id)}/devices", devices, owner.id_base)
+    made: dict[str, str] = {}
+    if owner.id_base is not None and hardware.sources:
+        directory = f"{core.places.container(record.id)}/devices"
+        made = make_nodes(directory, hardware.devices, owner.id_base)
+    return tuple((hardware.sources | made).items())
+
+
+def who_runs(
+    core: Core, record: ContainerRecord, image: Image
+) -> tuple[ResolvedUser, tuple[int, ...]]:
+    """The container's user and supplementary groups, as its files say.
+
+    Raises: as `find_user`.
+    """
+    image_config = image.config.config or ContainerConfig()
+    user, groups = record.spec.user or image_config.user, record.spec.group_add
+    if not record.started_ns:  # it has written nothing yet
+        return find_image_user(core.images.snapshots, user, record.chain_ids, groups)
+    rootfs = snapshot_of(core, record)
+    return find_user(user, (f"{rootfs.upper}/fs", *rootfs.lowers), groups)
 
 
 def snapshot_of(core: Core, record: ContainerRecord) -> Rootfs:
@@ -264,16 +299,20 @@ def resolve(
         EngineError: one of them is missing.
     """
     spec = record.spec
-    user, groups = who
+    resolved, groups = who
+    user = User(uid=resolved.uid, gid=resolved.gid)
+    own_ids = record.id_base is not None or "user" in joined
+    hardware = find_hardware(spec, user, core.settings.device.cdi_directories, own_ids=own_ids)
+    groups = tuple(dict.fromkeys(groups + hardware.groups))
     return Resolved(
-        user=User(uid=user.uid, gid=user.gid, additional_gids=groups),
-        home=user.home,
+        user=msgspec.structs.replace(user, additional_gids=groups),
+        home=resolved.home,
         id_base=record.id_base,
         joins=joined,
         files=file_paths(core, record),
         secrets=f"{core.places.task(record.id)}/{SECRETS}",
-        volumes={m.source: core.places.volume(m.source) for m in spec.mounts if m.kind == "volume"},
-        devices=find_devices(spec),
+        volumes={m.source: core.volume_path(m.source) for m in spec.mounts if m.kind == "volume"},
+        hardware=hardware,
         throttle_devices=throttle_numbers(spec),
         cgroups_path=f"/{core.places.cgroup(record.id)}",
     )
@@ -322,69 +361,6 @@ def host_resolver() -> str:
             return file.read(65536)
     except OSError:
         return ""
-
-
-def find_devices(spec: ContainerSpec) -> tuple[Device, ...]:
-    """The device nodes asked for; all of the host's for a privileged container.
-
-    Raises:
-        NotFound: no such file. InvalidArgument: not a device.
-    """
-    for device in spec.devices:
-        if not device.host_path.startswith("/"):
-            raise InvalidArgument(
-                f"--device {device.host_path}: CDI specifications are not read yet",
-                hint="name the device's nodes: --device /dev/…, and its libraries with -v",
-            )
-    found = [_device(d.host_path, d.container_path) for d in spec.devices]
-    if spec.privileged:
-        with os.scandir("/dev") as entries:
-            paths = sorted(e.path for e in entries if _is_device(e.stat(follow_symlinks=False)))
-        found += [_device(path, path) for path in paths if path != "/dev/console"]
-    return tuple(found)
-
-
-def _is_device(status: os.stat_result) -> bool:
-    return stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
-
-
-def _device(host_path: str, container_path: str) -> Device:
-    status = _stat_device(host_path, "--device")
-    return Device(
-        path=container_path,
-        type="b" if stat.S_ISBLK(status.st_mode) else "c",
-        major=os.major(status.st_rdev),
-        minor=os.minor(status.st_rdev),
-        file_mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-    )
-
-
-def _stat_device(path: str, flag: str) -> os.stat_result:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise NotFound(f"{flag}: no such device on the host: {path} ({error.strerror})") from None
-    if not _is_device(status):
-        raise InvalidArgument(f"{flag}: {path} is not a device node")
-    return status
-
-
-def throttle_numbers(spec: ContainerSpec) -> dict[str, tuple[int, int]]:
-    """Device numbers of the disks that `--device-read-bps` and its like name."""
-    limits = spec.resources
-    entries = (
-        limits.device_read_bps
-        + limits.device_write_bps
-        + limits.device_read_iops
-        + limits.device_write_iops
-    )
-    numbers = {}
-    for entry in entries:
-        status = _stat_device(entry.path, "--device-…-bps/iops")
-        numbers[entry.path] = (os.major(status.st_rdev), os.minor(status.st_rdev))
-    return numbers
 
 
 def seccomp_profile(core: Core, spec: ContainerSpec, config: Config) -> Seccomp | None:

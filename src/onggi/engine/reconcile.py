@@ -20,7 +20,7 @@ from onggi.engine.cleanup import begin_removal, remove_cgroup, remove_task_direc
 from onggi.engine.core import Core
 from onggi.engine.fabric import unplug
 from onggi.engine.prepare import EXIT_RECORD
-from onggi.engine.records import LIVING, ContainerRecord, State
+from onggi.engine.records import LIVING, ContainerRecord
 from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
 from onggi.errors import EngineError
@@ -125,18 +125,20 @@ async def _alive(core: Core, runs: Runs, record: ContainerRecord, boot: str) -> 
         return False
     if record.id_base is not None:
         core.ranges.keep(record.id, record.id_base)
-    _note_frozen(core, record)
+    _hold_still(core, record)
     runs.adopt(record.id, task)
     return True
 
 
-def _note_frozen(core: Core, record: ContainerRecord) -> None:
-    """Whether it stands still is what its cgroup says: a crash may have come in between."""
-    if record.state == "removing":
-        return
-    state: State = "paused" if core.cgroup(record.id).frozen() else "running"
-    if record.state != state:
-        core.records.update_container(msgspec.structs.replace(record, state=state))
+def _hold_still(core: Core, record: ContainerRecord) -> None:
+    """What its record calls paused stands still, all else goes on: a crash may have come in
+    between, or a copy of it was being made."""
+    cgroup = core.cgroup(record.id)
+    frozen = cgroup.frozen()
+    if record.state == "paused" and not frozen:
+        core.records.update_container(msgspec.structs.replace(record, state="running"))
+    elif record.state == "running" and frozen:
+        cgroup.thaw()
 
 
 async def _exit_record(core: Core, record: ContainerRecord, boot: str) -> Exited | None:

@@ -109,10 +109,13 @@ class NetworkRecord(Struct, frozen=True):
 
 
 class VolumeRecord(Struct, frozen=True):
+    """`options`: as its maker gave them; with `device` its files are in that directory."""
+
     name: str
     created_ns: int
     labels: dict[str, str] = {}
     anonymous: bool = False
+    options: dict[str, str] = {}
 
 
 _HINT = "restore it from a copy, or move it away: the engine then starts without its containers"

@@ -65,12 +65,15 @@ class RegistryCalls:
         registry = request.registry or self._core.images.settings.default_registry
         keychain = keychain_of({registry: request.credentials})
 
+        asked = False
+
         def work(_report: Report) -> None:
+            nonlocal asked
             from onggi.image.registry.client import RegistryClient  # noqa: PLC0415
 
             client = RegistryClient(registry, self._core.images.settings, keychain)
             try:
-                client.check()
+                asked = client.check()
             except PermissionDenied as error:
                 raise PermissionDenied(error.message, hint="check the name and password") from None
             finally:
@@ -78,7 +81,7 @@ class RegistryCalls:
 
         async for _ in watch(work):
             pass
-        return LoginAnswer(registry=registry, status="Login Succeeded")
+        return LoginAnswer(registry=registry, status="Login Succeeded", checked=asked)
 
     async def pull(
         self, request: PullRequest, _fds: list[int]
@@ -91,11 +94,21 @@ class RegistryCalls:
         keychain = keychain_of(request.credentials)
         pulled: list[tuple[Image, str, str]] = []
         kept: dict[str, tuple[tuple[str, str], ...]] = {}
+        skipped: list[tuple[str, str]] = []
 
         def work(report: Report) -> None:
-            for one in _wanted(images, reference, request.all_tags, keychain):
+            from onggi.image.pull import NotAnImage  # noqa: PLC0415
+
+            tags = _wanted(images, reference, request.all_tags, keychain)
+            for one in tags:
                 before = _target_digest(images, one)
-                image = _pull(images, one, request, keychain, report)
+                try:
+                    image = _pull(images, one, request, keychain, report)
+                except NotAnImage as error:
+                    if len(tags) == len(skipped) + 1:
+                        raise
+                    skipped.append((one.familiar(), error.message))
+                    continue
                 status = "current" if before == image.target.digest else "new"
                 pulled.append((image, status, one.canonical))
                 if request.discard_blobs:
@@ -116,7 +129,9 @@ class RegistryCalls:
                 digest=image.target.digest,
                 status=status,
                 kept=kept.get(image.id, ()),
+                skipped=tuple(skipped),
             )
+            skipped.clear()
 
     async def push(
         self, request: PushRequest, _fds: list[int]

@@ -21,19 +21,25 @@ from onggi.specs.runtime import (
 
 MINIMUM_MEMORY_BYTES = 6 * 1024 * 1024
 CPU_PERIOD_US = 100_000
+#: What the kernel takes. Source: Documentation/scheduler/sched-bwc.rst.
+LEAST_US, MOST_US = 1_000, 1_000_000
 NANO = 1_000_000_000
 
 
 def compose_resources(
-    spec: ContainerSpec, devices: tuple[Device, ...], numbers: dict[str, tuple[int, int]]
+    spec: ContainerSpec,
+    devices: tuple[Device, ...],
+    numbers: dict[str, tuple[int, int]],
+    access: dict[str, str],
 ) -> Resources:
-    """Limits as the specification has them. `numbers`: device path → (major, minor).
+    """Limits as the specification has them. `numbers`: device path → (major, minor); `access`:
+    path in the container → what may be done with the device, `rwm` where nothing is said.
 
     Raises:
         InvalidArgument: a limit below what works, or limits that contradict each other.
     """
     limits = spec.resources
-    rules = defaults.ALL_DEVICES if spec.privileged else _device_rules(spec, devices)
+    rules = defaults.ALL_DEVICES if spec.privileged else _device_rules(devices, access)
     return Resources(
         devices=rules,
         memory=_memory(limits),
@@ -43,8 +49,44 @@ def compose_resources(
     )
 
 
-def _device_rules(spec: ContainerSpec, devices: tuple[Device, ...]) -> tuple[DeviceRule, ...]:
-    access = {device.container_path: device.access for device in spec.devices}
+def check_host(limits: ResourceSpec, cpus: str, nodes: str) -> None:
+    """Whether the host has what is asked for. `cpus`, `nodes`: the lists of those that it has.
+
+    Raises:
+        InvalidArgument: more CPUs than that, or one that is not there; a list that is none.
+    """
+    count = sum(map(len, _ranges("cpus", cpus)))
+    if limits.nano_cpus > count * NANO:
+        raise InvalidArgument(
+            f"--cpus {limits.nano_cpus / NANO:g} is more than this host has: {count}",
+            hint="leave it out for no limit",
+        )
+    for option, wanted, there in (
+        ("--cpuset-cpus", limits.cpuset_cpus, cpus),
+        ("--cpuset-mems", limits.cpuset_mems, nodes),
+    ):
+        known = _ranges(option, there)
+        for asked in _ranges(option, wanted):
+            # Stops at the first that is not there, however long the range is said to be.
+            missing = next((n for n in asked if not any(n in one for one in known)), None)
+            if missing is not None:
+                raise InvalidArgument(
+                    f"{option} {wanted}: this host has no {missing}", hint=f"it has {there}"
+                )
+
+
+def _ranges(option: str, text: str) -> tuple[range, ...]:
+    """`0-2,5` as ranges."""
+    found = []
+    for part in text.split(",") if text else ():
+        low, dash, high = part.partition("-")
+        if not (low.isascii() and low.isdigit()) or (dash and not high.isdigit()):
+            raise InvalidArgument(f"{option} {text[:80]!r} is not a list such as 0-2,5")
+        found.append(range(int(low), int(high or low) + 1))
+    return tuple(found)
+
+
+def _device_rules(devices: tuple[Device, ...], access: dict[str, str]) -> tuple[DeviceRule, ...]:
     extra = tuple(
         DeviceRule(
             allow=True,
@@ -97,6 +139,13 @@ def _cpu(limits: ResourceSpec) -> Cpu | None:
         quota = limits.nano_cpus * period // NANO
         if quota < 1000:
             raise InvalidArgument("--cpus is too small", hint="the smallest share is 0.01")
+    if quota is not None and 0 <= quota < LEAST_US:
+        raise InvalidArgument(
+            f"--cpu-quota {quota} is below {LEAST_US}",
+            hint="microseconds in each --cpu-period, 100000 of them unless it says otherwise",
+        )
+    if period is not None and not LEAST_US <= period <= MOST_US:
+        raise InvalidArgument(f"--cpu-period {period} is not between {LEAST_US} and {MOST_US}")
     cpu = Cpu(
         shares=limits.cpu_shares or None,
         quota=quota,

@@ -23,6 +23,7 @@ from onggi.engine.api.requests import TerminalSize
 from onggi.engine.cleanup import begin_removal, clean_container, clean_run, remove_cgroup
 from onggi.engine.core import Core
 from onggi.engine.ends import describe_end
+from onggi.engine.mount_sources import give_owners, held_sources
 from onggi.engine.prepare import joined_container, joins, launch, own_id_range
 from onggi.engine.records import ContainerRecord
 from onggi.engine.tasks import Task
@@ -108,8 +109,9 @@ class Runs:
         if record.spec.auto_remove and record.started_ns:
             _forgive_volatile(core, record)
         try:
-            with joins(core, record) as joined:
-                made = launch(core, record, image, size, joined)
+            with joins(core, record) as joined, held_sources(core, record) as sources:
+                await give_owners(core, record, image, sources)
+                made = launch(core, record, image, size, joined, sources)
                 monitor = _spawn(core, record, made.plan)
                 task = Task(monitor, core.loop)
                 if theirs is not None:
@@ -154,9 +156,7 @@ class Runs:
         core.records.update_container(record)
         core.endpoints.answer(record, task.take_sockets())
         self.adopt(record.id, task)
-        core.events.publish(
-            "container", "start", record.id, name=record.name, image=record.spec.image
-        )
+        core.tell(record, "start")
 
     def adopt(self, container_id: str, task: Task) -> None:
         """Watch a running task; also for one that an earlier engine started."""
@@ -218,8 +218,8 @@ class Runs:
         if record.spec.auto_remove and not keep and record.state != "removing":
             record = begin_removal(core, record)
         if status.oom_killed:
-            core.events.publish("container", "oom", container_id, name=name)
-        core.events.publish("container", "die", container_id, name=name, exitCode=str(status.code))
+            core.tell(record, "oom", name=name)
+        core.tell(record, "die", name=name, exitCode=str(status.code))
         end = core.ends.pop(container_id, None)
         if end is not None and not end.done():
             end.set_result(status)
@@ -266,7 +266,7 @@ class Runs:
                 return
             await asyncio.sleep(delay_s)
         if record.state == "removing":
-            core.events.publish("container", "destroy", record.id, name=name)
+            core.tell(record, "destroy", name=name)
 
     async def _clean(self, record: ContainerRecord) -> None:
         core = self._core

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
+from onggi.engine.cdi import DIRECTORIES
 from onggi.errors import EngineError, InvalidArgument, from_os_error
 from onggi.image.reference import Reference
 from onggi.image.settings import ImageSettings
@@ -33,11 +34,18 @@ _IS_MIRROR = re.compile(rf"{_HOST}(?:/[A-Za-z0-9._~-]+)*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
+class DeviceSettings(Struct, frozen=True):
+    """The section `[device]`. `cdi_directories`: where CDI specifications are; later ones win."""
+
+    cdi_directories: tuple[str, ...] = DIRECTORIES
+
+
 class Settings(Struct, frozen=True):
     """All of it, with what holds when nobody says anything: a section each."""
 
     image: ImageSettings = ImageSettings()
     network: NetworkSettings = NetworkSettings()
+    device: DeviceSettings = DeviceSettings()
 
 
 def read_settings(path: str) -> Settings:
@@ -73,6 +81,7 @@ def parse_settings(data: bytes, path: str) -> Settings:
     reader = _Reader(path)
     settings: Settings = reader.table(document, Settings, "")
     reader.check_image(settings.image)
+    reader.absolute("device.cdi_directories", settings.device.cdi_directories)
     return settings
 
 
@@ -132,9 +141,12 @@ class _Reader:
                 self._host("image.insecure_registries", host)
         self._check_aliases(image)
         self._check_numbers(image)
-        for directory in image.certificate_directories:
+        self.absolute("image.certificate_directories", image.certificate_directories)
+
+    def absolute(self, where: str, directories: Iterable[str]) -> None:
+        """Raises: InvalidArgument: one is relative."""
+        for directory in directories:
             if not os.path.isabs(directory):
-                where = "image.certificate_directories"
                 raise self._wrong(where, f"expected absolute paths, found {directory!r}")
 
     def _check_aliases(self, image: ImageSettings) -> None:

@@ -32,6 +32,9 @@ from onggi.image.usage import disk_usage, take_inventory
 
 log = logging.getLogger("onggi.engine")
 
+#: How long a collection that met somebody who brings content in waits before it tries again.
+COLLECT_AGAIN_S = 1.0
+
 
 class StoreCalls:
     """The image store of one engine."""
@@ -49,13 +52,13 @@ class StoreCalls:
         volumes = await asyncio.to_thread(_volume_bytes, core.places.volumes)
         mounted = core.volumes_in_use()
         idle = sum(size for name, size in volumes.items() if name not in mounted)
-        other = found.partial_bytes + found.other_bytes
+        other = found.partial_bytes + found.other_bytes - found.notes_bytes
         return (
             UsageRow(
                 kind="Images",
                 count=len(found.images),
                 active=sum(image.in_use for image in found.images),
-                size_bytes=found.blobs_bytes + found.layers_bytes,
+                size_bytes=found.blobs_bytes + found.layers_bytes + found.notes_bytes,
                 reclaimable_bytes=found.reclaimable_bytes,
             ),
             UsageRow(
@@ -147,25 +150,41 @@ class StoreCalls:
 
 
 async def settle(core: Core, arrived: Sequence[Image]) -> None:
-    """What the settings want after images came in: blobs dropped, the store within its limit."""
+    """What the settings want after images came in: blobs dropped, the store within its limit.
+
+    What has just come stays: somebody wants it.
+    """
     settings = core.images.settings
     try:
         if settings.discard_blobs:
             for image in arrived:
                 await asyncio.to_thread(discard, core.images, image)
         if settings.store_limit_bytes:
-            await _keep_below(core, settings.store_limit_bytes)
+            await _keep_below(core, settings.store_limit_bytes, arrived)
     except EngineError as error:
         log.warning("settling the image store: %s", error)
 
 
-async def _keep_below(core: Core, limit_bytes: int) -> None:
+async def collect_later(core: Core) -> None:
+    """Delete what nothing needs as soon as nobody brings content in; who stops leaves it to the
+    next collection."""
+    try:
+        while not core.stopping.is_set():
+            await asyncio.sleep(COLLECT_AGAIN_S)
+            in_use = core.layers_in_use()
+            if not (await asyncio.to_thread(core.images.collect, in_use=in_use)).deferred:
+                return
+    except EngineError as error:
+        log.warning("collecting what a removed image leaves: %s", error)
+
+
+async def _keep_below(core: Core, limit_bytes: int, arrived: Sequence[Image]) -> None:
     gone = await asyncio.to_thread(
         enforce_limit,
         core.images,
         limit_bytes,
         in_use=core.layers_in_use(),
-        users=core.images_in_use(),
+        users=core.images_in_use().union(image.id for image in arrived),
     )
     for name in gone.untagged:
         core.events.publish("image", "untag", "", name=name, reason="store limit")

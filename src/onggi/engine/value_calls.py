@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from msgspec import structs
 
@@ -26,6 +27,7 @@ from onggi.engine.api.requests import (
     Target,
 )
 from onggi.engine.core import Core
+from onggi.engine.pausing import standing_still
 from onggi.engine.prepare import snapshot_of
 from onggi.errors import InvalidArgument
 from onggi.image import edit
@@ -202,8 +204,9 @@ class ValueCalls:
                 created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             )
 
-        made = await asyncio.to_thread(work)
-        core.events.publish("container", "commit", record.id, image=made.id)
+        async with standing_still(core, record.id) if request.pause else nullcontext():
+            made = await asyncio.to_thread(work)
+        core.tell(record, "commit", imageID=made.id, imageRef=request.reference)
         return _answer(made)
 
     async def changes(self, request: Target, _fds: list[int]) -> tuple[ChangeRow, ...]:
@@ -232,7 +235,9 @@ def _history(image: Image) -> tuple[HistoryRow, ...]:
         HistoryRow(created="", created_by="", comment="", size_bytes=d.size, layer=d.digest)
         for d in layers
     ]
-    return tuple(reversed(rows))
+    rows.reverse()
+    rows[:1] = [structs.replace(row, id=image.id) for row in rows[:1]]
+    return tuple(rows)
 
 
 def _answer(image: Image) -> ImageAnswer:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -23,12 +24,13 @@ from onggi.engine.api.requests import (
     VolumeCreateRequest,
     VolumeRemoveRequest,
 )
-from onggi.engine.api.spec import ContainerSpec, MountSpec
+from onggi.engine.api.spec import ContainerSpec, MountSpec, VolumesFrom
 from onggi.engine.core import Core
 from onggi.engine.filters import Filters
 from onggi.engine.names import check_name, new_id
 from onggi.engine.records import VolumeRecord
 from onggi.engine.volume_content import is_empty
+from onggi.engine.volume_options import as_mounted, check_options
 from onggi.errors import Conflict, EngineError, InvalidArgument, NotFound, from_os_error
 from onggi.image.trees import measure
 from onggi.specs.image import ContainerConfig
@@ -41,17 +43,36 @@ class Volumes:
         self._core = core
 
     async def create(self, request: VolumeCreateRequest, _fds: list[int]) -> VolumeSummary:
-        """Make a volume; one that exists is answered as it is, as docker does."""
-        name = check_name(request.name, "volume") if request.name else new_id()
-        existing = self._core.records.volumes.get(name)
-        record = existing or self._make(name, request.labels, anonymous=not request.name)
-        return self._summary(record)
+        """Make a volume; one that exists is answered as it is, as docker does.
 
-    def _make(self, name: str, labels: dict[str, str], *, anonymous: bool) -> VolumeRecord:
+        Raises:
+            Conflict: it exists, with other options.
+        """
+        return self._summary(self._named(request.name, request.labels, request.options))
+
+    def _named(self, name: str, labels: dict[str, str], options: dict[str, str]) -> VolumeRecord:
+        """The volume of a name, made where there is none; without a name always a new one."""
+        existing = self._core.records.volumes.get(name)
+        if existing is None:
+            return self._make(name, labels, options)
+        if options and options != existing.options:
+            raise Conflict(
+                f"volume {name} exists, with other options",
+                hint=f"leave the options out, or make it anew: onggi volume rm {name}",
+            )
+        return existing
+
+    def _make(self, name: str, labels: dict[str, str], options: dict[str, str]) -> VolumeRecord:
         """The record first, then the directory: a crash between leaves a volume that is empty."""
+        check_options(options)
         record = VolumeRecord(
-            name=name, created_ns=time.time_ns(), labels=labels, anonymous=anonymous
+            name=check_name(name, "volume") if name else new_id(),
+            created_ns=time.time_ns(),
+            labels=labels,
+            anonymous=not name,
+            options=options,
         )
+        name = record.name
         self._core.records.put_volume(record)
         try:
             os.makedirs(self._core.places.volume(name), mode=0o755, exist_ok=True)
@@ -74,11 +95,10 @@ class Volumes:
         twice = next((target for target in asked if asked.count(target) > 1), None)
         if twice is not None:
             raise InvalidArgument(f"two mounts have the target {twice}")
-        mounts += [
-            MountSpec(kind="volume", target=path)
-            for path in dict.fromkeys(map(_plain, (image and image.volumes) or {}))
-            if path not in asked
-        ]
+        of_image = map(_plain, (image and image.volumes) or {})
+        further = {path: MountSpec(kind="volume", target=path) for path in of_image}
+        further |= {mount.target: mount for mount in self._from_others(spec.volumes_from)}
+        mounts += [mount for target, mount in further.items() if target not in asked]
         made: list[str] = []
         try:
             found = tuple(self._mount(mount, made) for mount in mounts)
@@ -87,19 +107,29 @@ class Volumes:
             raise
         return found, tuple(made)
 
+    def _from_others(self, others: tuple[VolumesFrom, ...]) -> Iterator[MountSpec]:
+        """Volumes and binds of other containers. Source: docker-run(1) --volumes-from."""
+        for other in others:
+            for mount in self._core.records.find_container(other.container).spec.mounts:
+                if mount.kind != "tmpfs":
+                    yield msgspec.structs.replace(
+                        mount,
+                        read_only=mount.read_only or other.read_only,
+                        create_source=False,
+                        copy_up=False,
+                        chown=False,
+                    )
+
     def _mount(self, mount: MountSpec, made: list[str]) -> MountSpec:
         """The mount with its volume named and there; an anonymous one's name goes to `made`."""
         if mount.kind == "bind":
             self._check_bind(mount)
         if mount.kind != "volume":
             return mount
-        name = mount.source or new_id()
-        if name not in self._core.records.volumes:
-            check_name(name, "volume")
-            self._make(name, {}, anonymous=not mount.source)
-            if not mount.source:
-                made.append(name)
-        return msgspec.structs.replace(mount, source=name)
+        record = self._named(mount.source, mount.labels, mount.driver_options)
+        if not mount.source:
+            made.append(record.name)
+        return as_mounted(msgspec.structs.replace(mount, source=record.name), record.options)
 
     def to_fill(self, mounts: tuple[MountSpec, ...]) -> list[tuple[str, str]]:
         """(directory, target) of the volumes that begin with what the image has there."""
@@ -108,6 +138,7 @@ class Volumes:
             for mount in mounts
             if mount.kind == "volume"
             and mount.copy_up
+            and not mount.subpath
             and is_empty(path := self._core.places.volume(mount.source))
         ]
 
@@ -153,6 +184,7 @@ class Volumes:
             "Mountpoint": row.mountpoint,
             "CreatedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.created_ns // 10**9)),
             "Labels": row.labels,
+            "Options": self._find(row.name).options or None,
             "Scope": "local",
         }
 

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from email.utils import parsedate_to_datetime
 
-from onggi.errors import Unavailable
+from onggi.errors import NotFound, Unavailable
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _MAX_RELEASE_BYTES = 4 << 20
@@ -36,7 +36,7 @@ def release_time_s(suite: str) -> int:
     """The newest `Date` of the Release files of a suite's sources, in seconds since 1970.
 
     Raises:
-        Unavailable: a mirror does not answer.
+        NotFound: a mirror has no such suite. Unavailable: it does not answer.
     """
     found = _ONE_LINE.findall(sources_for(suite)) or [(DEFAULT_MIRROR, suite)]
     return max(_release_time_s(mirror, name) for mirror, name in found)
@@ -51,6 +51,10 @@ def _release_time_s(mirror: str, suite: str) -> int:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:  # noqa: S310
             text = answer.read(_MAX_RELEASE_BYTES).decode("utf-8", "replace")
     except (OSError, urllib.error.URLError) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == 404:
+            raise NotFound(
+                f"{mirror} has no suite {suite!r}", hint="bookworm, trixie and sid are suites"
+            ) from None
         raise Unavailable(f"cannot read {url}: {error}", hint=hint) from None
     match = re.search(r"^Date: (.*)$", text, re.MULTILINE)
     if match is None:

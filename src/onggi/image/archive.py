@@ -55,7 +55,8 @@ from onggi.specs.image import (
 def load(images: ImageStore, fd: int) -> tuple[Image, ...]:
     """Bring in every image of the archive open at `fd` (borrowed; a pipe will do).
 
-    Plain, gzip or zstd. Nothing is registered unless the whole archive is good.
+    Plain, gzip or zstd. Nothing is registered unless the whole archive is good. The images that are
+    answered have the names that the archive gives them, though they may have others here.
 
     Raises:
         InvalidArgument: not an image archive, damaged, or it names what it does not hold.
@@ -67,9 +68,11 @@ def load(images: ImageStore, fd: int) -> tuple[Image, ...]:
         for image in found:
             if image.made is not None:
                 images.content.put(image.made, image.target.digest)
-        for image in found:
-            images.examine(image.target, image.names)
-        return tuple(images.add(image.target, image.names) for image in found)
+        named = [images.examine(image.target, image.names).names for image in found]
+        added = [images.add(image.target, image.names) for image in found]
+        return tuple(
+            structs.replace(image, names=names) for image, names in zip(added, named, strict=True)
+        )
 
 
 def _reader(fd: int) -> Read:

@@ -5,6 +5,7 @@ Source: docker-import(1) --change; Dockerfile reference.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 
@@ -12,9 +13,15 @@ import msgspec
 from msgspec import structs
 
 from onggi.errors import InvalidArgument
-from onggi.specs.image import ContainerConfig
+from onggi.specs.image import ContainerConfig, Healthcheck
 
-_HINT = "known are CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR"
+_HINT = (
+    "known are CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR"
+)
+_CHECK = "write HEALTHCHECK [--interval=30s --timeout=… --retries=3] CMD …, or HEALTHCHECK NONE"
+_TIMES = ("interval", "timeout", "start_period", "start_interval")
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_NS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 def apply_changes(config: ContainerConfig, changes: Sequence[str]) -> ContainerConfig:
@@ -53,6 +60,36 @@ def _expose(config: ContainerConfig, text: str) -> tuple[str, object]:
     return "exposed_ports", {**(config.exposed_ports or {}), **ports}
 
 
+def _healthcheck(_config: ContainerConfig, text: str) -> tuple[str, object]:
+    fields: dict[str, int] = {}
+    while text.startswith("--"):
+        option, _, text = text.partition(" ")
+        name, _, value = option[2:].replace("-", "_", 1).partition("=")
+        if name in _TIMES:
+            fields[name] = _nanoseconds(value)
+        elif name == "retries" and value.isascii() and value.isdigit():
+            fields[name] = int(value)
+        else:
+            raise InvalidArgument(f"invalid HEALTHCHECK option {option!r}", hint=_CHECK)
+        text = text.lstrip()
+    kind, _, command = text.partition(" ")
+    words = _json_list(command.strip())
+    if kind.upper() == "NONE" and not command and not fields:
+        test: tuple[str, ...] = ("NONE",)
+    elif kind.upper() == "CMD" and command.strip():
+        test = ("CMD-SHELL", command.strip()) if words is None else ("CMD", *words)
+    else:
+        raise InvalidArgument(f"invalid HEALTHCHECK {text!r}", hint=_CHECK)
+    return "healthcheck", Healthcheck(test=test, **fields)
+
+
+def _nanoseconds(text: str) -> int:
+    parts = _TIME.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise InvalidArgument(f"{text!r} is not a time", hint="write 30s, 1m30s, or 500ms")
+    return sum(int(float(number) * _UNIT_NS[unit]) for number, unit in parts)
+
+
 def _volume(config: ContainerConfig, text: str) -> tuple[str, object]:
     parsed = _json_list(text)
     paths: dict[str, dict[str, str]] = {p: {} for p in (parsed or tuple(text.split()))}
@@ -64,6 +101,7 @@ _INSTRUCTIONS: dict[str, Callable[[ContainerConfig, str], tuple[str, object]]] =
     "ENTRYPOINT": lambda _, text: ("entrypoint", _command(text)),
     "ENV": _env,
     "EXPOSE": _expose,
+    "HEALTHCHECK": _healthcheck,
     "LABEL": _label,
     "STOPSIGNAL": lambda _, text: ("stop_signal", text),
     "USER": lambda _, text: ("user", text),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onggi.image.images import Image, ImageStore
 
 _MAX_RECORD_BYTES = 1 << 20
+_NOT_SYNCED = "its layer could not be written to the disk yet"
 _NO_TAR = "its layer is not unpacked in the form that keeps the tar"
 _NO_RECIPE = "compressed by a program whose output cannot be made again here"
 
@@ -64,6 +65,10 @@ def _discard(images: ImageStore, layer: Descriptor, chain_id: str) -> str:
     recipe = _find(images, layer, chain_id)
     if isinstance(recipe, str):
         return recipe
+    # Until it is durable, the blob is what a crash of the machine would leave.
+    images.snapshots.settle()
+    if images.snapshots.exists(chain_id) and images.snapshots.record(chain_id).boot:
+        return _NOT_SYNCED
     record = Discarded(chain_id, layer.size, recipe)
     directory = directory_of(content)
     os.makedirs(directory, mode=0o700, exist_ok=True)

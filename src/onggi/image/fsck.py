@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
@@ -204,21 +204,22 @@ class Examination:
 
     def _layers(self) -> Iterator[Damage]:
         places = sorted(os.listdir(self._layers_directory()))
-        for done, name in enumerate(places):
-            self._report("checking layers", done, len(places))
-            if not _is_hex(name):
-                path = f"snapshots/layers/{name}"
-                yield Damage("stray", path, "no layer has this name")
-                continue
-            chain_id = f"sha256:{name}"
-            users = self.wanted.layer_users(chain_id)
-            try:
-                why = self.layer_damage(chain_id)
-            except ResourceExhausted as error:
-                yield Damage("unchecked", chain_id, error.message, users)
-                continue
-            if why:
-                yield Damage("layer", chain_id, why, users)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for done, found in enumerate(pool.map(self._place_damage, places)):
+                self._report("checking layers", done, len(places))
+                if found is not None:
+                    yield found
+
+    def _place_damage(self, name: str) -> Damage | None:
+        if not _is_hex(name):
+            return Damage("stray", f"snapshots/layers/{name}", "no layer has this name")
+        chain_id = f"sha256:{name}"
+        users = self.wanted.layer_users(chain_id)
+        try:
+            why = self.layer_damage(chain_id)
+        except ResourceExhausted as error:
+            return Damage("unchecked", chain_id, error.message, users)
+        return Damage("layer", chain_id, why, users) if why else None
 
     def layer_damage(self, chain_id: str) -> str:
         """Why a layer that is there is not what its archive made of it; or "".
@@ -232,7 +233,7 @@ class Examination:
         snapshots = self._images.snapshots
         try:
             with ExitStack() as stack:
-                snapshots.verify(chain_id, self._blob_of(chain_id, stack))
+                snapshots.verify(chain_id, self._opener(chain_id, stack))
         except ResourceExhausted:
             raise
         except NotFound:
@@ -258,14 +259,21 @@ class Examination:
             return f"the layer {parent} below it is missing"
         return ""
 
-    def _blob_of(self, chain_id: str, stack: ExitStack) -> Read | None:
+    def _opener(self, chain_id: str, stack: ExitStack) -> Callable[[], Read] | None:
+        """What opens the layer's blob until `stack` ends, once it could be opened."""
         layer = self.wanted.layers.get(chain_id)
         if layer is None or layer.blob.digest in self._damaged_blobs:
             return None
+
+        def open_blob() -> Read:
+            opened = self._content.open(layer.blob.digest, layer.blob.size)
+            return stack.enter_context(opened).read
+
         try:
-            return stack.enter_context(self._content.open(layer.blob.digest, layer.blob.size)).read
+            open_blob()
         except (NotFound, DataLoss):
             return None
+        return open_blob
 
     def _layers_directory(self) -> str:
         return os.path.join(self._images.snapshots.root, "layers")

@@ -47,7 +47,7 @@ def check_directory(chain_id: str, wanted: int, found: int) -> None:
             if want is None or have is None or want.path != have.path:
                 raise _damaged(chain_id, min(n.path for n in (want, have) if n), "names differ")
             same = _facts(want, ours) == _facts(have, theirs)
-            if not same or _xattrs(wanted, want.path) != _xattrs(found, have.path):
+            if not same or compared_xattrs(wanted, want.path) != compared_xattrs(found, have.path):
                 raise _damaged(chain_id, have.path, "its attributes differ")
             if not _same_content(want, wanted, found):
                 raise _damaged(chain_id, have.path, "its content differs")
@@ -86,7 +86,8 @@ def _facts(node: Node, inodes: _Inodes) -> tuple[object, ...]:
     return (*owner, status.st_mtime_ns, status.st_rdev, size, status.st_nlink, inodes.first(node))
 
 
-def _xattrs(root: int, path: bytes) -> dict[str, bytes]:
+def compared_xattrs(root: int, path: bytes) -> dict[str, bytes]:
+    """What a layer sets, of a path below the directory `root`; b"" is the root. Raises: OSError."""
     where = f"/proc/self/fd/{root}".encode() + (b"/" + path if path else b"")
     return {
         name: os.getxattr(where, name, follow_symlinks=not path)

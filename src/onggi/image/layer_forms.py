@@ -1,8 +1,8 @@
 """The two forms in which a layer is kept: an unpacked directory, or its tar and an EROFS index.
 
 Each class takes a plain tar stream into a staging directory, is told what the directories that the
-archive left out look like, and then makes everything durable. Knows nothing of chain ids, other
-layers or where layers go.
+archive left out look like, and then writes the rest. Making it durable is `LayerSync`'s. Knows
+nothing of chain ids, other layers or where layers go.
 
 Source: kernel Documentation/filesystems/{overlayfs,erofs}.rst.
 """
@@ -36,7 +36,6 @@ class Unpacked(Protocol):
 
     form: Form
     entries: int
-    lasting: bool
 
     @property
     def missing(self) -> Sequence[bytes]: ...
@@ -44,7 +43,7 @@ class Unpacked(Protocol):
         """Give a missing directory its attributes; nothing if something else is there by now."""
 
     def seal(self) -> str:
-        """Finish it, durably unless `lasting` says otherwise; the metadata image's digest or ""."""
+        """Finish it; the metadata image's digest or ""."""
 
     def close(self) -> None: ...
 
@@ -53,8 +52,6 @@ class UnpackedDirectory:
     """The form `overlay`. Raises what `apply_layer` does, and OSError."""
 
     form: Form = "overlay"
-    #: `LayerSync` sees to it later.
-    lasting = False
 
     def __init__(self, place: int, chunks: Iterator[bytes], limits: Limits) -> None:
         os.mkdir(DIRECTORY, dir_fd=place)
@@ -91,14 +88,13 @@ class UnpackedTar:
     """The form `erofs`. Raises what `index_layer` does, and OSError."""
 
     form: Form = "erofs"
-    lasting = True
 
     def __init__(self, place: int, chunks: Iterator[bytes], limits: Limits) -> None:
         self._place = os.dup(place)
         try:
             with TarFile(place) as tar:
                 self._tree = index_layer(chunks, tar.write, limits)
-                self._size_bytes = tar.finish()
+            self._size_bytes = tar.written
         except BaseException:
             self.close()
             raise
@@ -116,7 +112,6 @@ class UnpackedTar:
         fd = os.open(METADATA, _NEW, 0o600, dir_fd=self._place)
         try:
             self._tree.write(fd, self._size_bytes)
-            os.fsync(fd)
             with open(fd, "rb", closefd=False) as file:
                 file.seek(0)
                 return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
@@ -144,24 +139,19 @@ class TarFile:
 
     def __init__(self, place: int) -> None:
         self._fd = os.open(TAR, _NEW, 0o600, dir_fd=place)
-        self._written = 0
+        self.written = 0
         self._started = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append. Raises: OSError."""
         write_all(self._fd, data)
-        self._written += len(data)
-        ready = self._written - self._started
+        self.written += len(data)
+        ready = self.written - self._started
         if ready >= WRITE_BACK_BYTES:
             # Not to drop the pages, which stay while they are dirty: the call starts their way to
-            # the disk, so that little is left for the fsync that a user waits on.
+            # the disk, so that little is left for a sync that others may wait on.
             os.posix_fadvise(self._fd, self._started, ready, os.POSIX_FADV_DONTNEED)
-            self._started = self._written
-
-    def finish(self) -> int:
-        """Make it durable; its size in bytes. Raises: OSError."""
-        os.fsync(self._fd)
-        return self._written
+            self._started = self.written
 
     def __enter__(self) -> TarFile:
         return self

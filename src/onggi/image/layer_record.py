@@ -75,7 +75,7 @@ def next_chain_id(parent: str | None, diff_id: str) -> str:
 
 
 def write_record(place: int, record: LayerRecord, name: str = RECORD) -> None:
-    """Write the record into the directory `place`, durably if it is to last. Raises: OSError."""
+    """Write the record into the directory `place`, durably if it says so. Raises: OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=place)
     try:

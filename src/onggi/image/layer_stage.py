@@ -9,17 +9,17 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Iterator, Sequence
+from typing import Protocol, Self
 
-from onggi.errors import DataLoss, EngineError, InvalidArgument, NotFound, from_os_error
+from onggi.errors import DataLoss, EngineError, InvalidArgument, from_os_error
 from onggi.image.compression import Limits, Read, plain_chunks
 from onggi.image.durable import delete_tree, staged_directory
 from onggi.image.erofs.writer import NotExpressible
 from onggi.image.layer_forms import Unpacked, UnpackedDirectory, UnpackedTar
 from onggi.image.layer_record import Form, LayerRecord, this_boot, write_record
 from onggi.image.layer_rules import ParentAttributes
-from onggi.image.merged import MergedView
+from onggi.image.merged import Found, MergedView
 from onggi.image.tar_reader import shown
 
 
@@ -72,7 +72,7 @@ class StagedLayer:
         return self._content
 
     def seal(self, parent: str | None, below: MergedView | None) -> None:
-        """Make it a layer on top of `parent`, whose files are `below`; durable if `lasting`.
+        """Make it a layer on top of `parent`, whose files are `below`; good for this boot.
 
         Raises:
             InvalidArgument: the layer has files where a layer below has a symlink. OSError.
@@ -91,16 +91,9 @@ class StagedLayer:
             size_bytes=self.size_bytes,
             entries=self._unpacked.entries,
             metadata_digest=metadata_digest,
-            boot="" if self._unpacked.lasting else this_boot(),
+            boot=this_boot(),
         )
         write_record(self._fd, record)
-        if self.lasting:
-            os.fsync(self._fd)
-
-    @property
-    def lasting(self) -> bool:
-        """Whether it is durable once it is sealed."""
-        return self._unpacked.lasting
 
     def _fall_back(self) -> None:
         tar, self._content = self._content, None
@@ -115,12 +108,7 @@ class StagedLayer:
 
         Raises: as `seal`.
         """
-        if below is None:
-            return
-        look = _Below(below)
-        for path in self._unpacked.missing:
-            if (found := look.attributes(path)) is not None:
-                self._unpacked.dress(path, found)
+        dress(self._unpacked, below)
 
     def move_to(self, place: str) -> None:
         """Give it its place by one rename; it is not ours any more. Raises: OSError."""
@@ -151,12 +139,37 @@ class StagedLayer:
         self.close()
 
 
+class Bare(Protocol):
+    """What has directories that its archive left out."""
+
+    @property
+    def missing(self) -> Sequence[bytes]: ...
+    def dress(self, path: bytes, attributes: ParentAttributes, /) -> None: ...
+
+
+def dress(layer: Bare, below: MergedView | None) -> None:
+    """Give the directories that an archive left out what those `below` have, if anything is.
+
+    Raises:
+        InvalidArgument: the layer has files where a layer below has a symlink. OSError.
+    """
+    if below is None:
+        return
+    look = _Below(below)
+    for path in layer.missing:
+        if (found := look.attributes(path)) is not None:
+            layer.dress(path, found)
+
+
 class _Below:
-    """What the layers below have at a path, asked without following any symlink."""
+    """What the layers below have at a path, asked without following any symlink.
+
+    Each directory is looked up once, from the one above it: a layer may leave out thousands.
+    """
 
     def __init__(self, view: MergedView) -> None:
         self._view = view
-        self._known: dict[bytes, os.stat_result | None] = {b"": view.stat("/")}
+        self._known: dict[bytes, Found | None] = {b"": view.root()}
 
     def attributes(self, path: bytes) -> ParentAttributes | None:
         """Those of a directory there; None: there is none.
@@ -164,35 +177,29 @@ class _Below:
         Raises:
             InvalidArgument: a symlink is there.
         """
-        status = self._status(path)
-        if status is None or not stat.S_ISDIR(status.st_mode):
-            if status is not None and stat.S_ISLNK(status.st_mode):
+        found = self._find(path)
+        if found is None or not stat.S_ISDIR(found.status.st_mode):
+            if found is not None and stat.S_ISLNK(found.status.st_mode):
                 raise InvalidArgument(
                     f"the layer has files in {shown(path)}, which is a symlink in a layer below"
                 )
             return None
+        status = found.status
         return ParentAttributes(
             stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns
         )
 
-    def _status(self, path: bytes) -> os.stat_result | None:
+    def _find(self, path: bytes) -> Found | None:
         unknown = []
         while path not in self._known:
             unknown.append(path)
-            path = _parent(path)
+            path = path.rpartition(b"/")[0]
+        found = self._known[path]
         for path in reversed(unknown):
-            above = self._known[_parent(path)]
             # Behind a symlink lies another place: this layer has put a directory over the symlink.
-            reached = above is not None and stat.S_ISDIR(above.st_mode)
-            self._known[path] = self._look(path) if reached else None
-        return self._known[path]
-
-    def _look(self, path: bytes) -> os.stat_result | None:
-        try:
-            return self._view.stat(os.fsdecode(path), follow_symlinks=False)
-        except NotFound:
-            return None
-
-
-def _parent(path: bytes) -> bytes:
-    return path.rpartition(b"/")[0]
+            if found is not None and not stat.S_ISDIR(found.status.st_mode):
+                found = None
+            if found is not None:
+                found = self._view.look_up(found, path.rpartition(b"/")[2])
+            self._known[path] = found
+        return found

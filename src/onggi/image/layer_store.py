@@ -1,9 +1,9 @@
 """Layers under their chain ids, each in its form; a chain may mix forms.
 
 A layer is unpacked in any order and in any thread, without its parents; then it is committed on top
-of one. It appears by one rename, complete and synced; what a crash leaves is swept at the next
-opening. How a layer is kept is a matter of its form (`layer_forms`). No mount of this room is in
-the host's mount table.
+of one. It appears by one rename, complete, and is synced a moment later; what a crash leaves is
+swept at the next opening. How a layer is kept is a matter of its form (`layer_forms`). No mount of
+this room is in the host's mount table.
 
 Layout: `layers/<chain hex>/{layer.json, fs/ | layer.tar, layer.erofs}`, `staging/`, `trash/`.
 Source: image-spec config.md#layer-chainid.
@@ -14,17 +14,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import BinaryIO, Literal
 
 from onggi.errors import NotFound, SpecError, SyscallError, Unsupported, from_os_error
 from onggi.image.compression import DEFAULT_LIMITS, Limits, Read
+from onggi.image.directory_check import is_as_archived
 from onggi.image.durable import (
     locked,
     spread_directories,
     staged_directory,
     sweep_staging,
-    sync_directory,
 )
 from onggi.image.erofs.mount import probe
 from onggi.image.layer_check import check_directory, check_files
@@ -39,7 +39,7 @@ from onggi.image.layer_record import (
     next_chain_id,
     read_record,
 )
-from onggi.image.layer_stage import StagedLayer
+from onggi.image.layer_stage import StagedLayer, dress
 from onggi.image.layer_sync import LayerSync
 from onggi.image.merged import MergedView
 from onggi.image.trash import Trash
@@ -165,10 +165,11 @@ class LayerStore:
         except OSError as error:
             raise from_os_error(error, "reading a layer") from error
 
-    def verify(self, chain_id: str, read_blob: Read | None = None) -> None:
+    def verify(self, chain_id: str, open_blob: Callable[[], Read] | None = None) -> None:
         """Read all of a layer, and say whether it is still what its archive made of it.
 
-        `read_blob(size)` gives the layer as stored; a directory cannot be judged without.
+        Each `open_blob()(size)` gives the layer as stored, from its beginning; a directory cannot
+        be judged without.
 
         Raises:
             NotFound: no such layer. DataLoss: it is damaged; names the first damage found.
@@ -178,8 +179,8 @@ class LayerStore:
         place = self._layer(chain_id)
         if record.form == "erofs":
             check_files(place, record)
-        elif read_blob is not None:
-            self._check_directory(record, read_blob)
+        elif open_blob is not None:
+            self._check_directory(record, open_blob)
 
     # Layers, as they come and go.
 
@@ -203,8 +204,8 @@ class LayerStore:
     def commit(self, staged: StagedLayer, parent: str | None) -> str:
         """Make an unpacked layer appear on top of `parent` (a chain id); answers its chain id.
 
-        It survives any process; the form `overlay` also the machine's crash a moment later
-        (`LayerSync`). One that is there already stays, and `staged` is only closed.
+        It survives any process, and the machine's crash a moment later (`LayerSync`). One that is
+        there already stays, and `staged` is only closed.
 
         Raises:
             NotFound: no such parent.
@@ -218,12 +219,8 @@ class LayerStore:
             try:
                 with self._below(parent) as below:
                     staged.seal(parent, below)
-                lasting = staged.lasting
                 self._appear(staged, chain_id)
-                if lasting:
-                    sync_directory(self._layers)
-                else:
-                    self._sync.add(self._layer(chain_id), chain_id)
+                self._sync.add(self._layer(chain_id), chain_id)
             except OSError as error:
                 raise from_os_error(error, "committing a layer") from error
         return chain_id
@@ -262,17 +259,30 @@ class LayerStore:
         with MergedView(self.lowers(self.ancestry(parent))) as view:
             yield view
 
-    def _check_directory(self, record: LayerRecord, read: Read) -> None:
-        fresh = StagedLayer(self._staging, read, record.diff_id, "overlay", self._limits)
+    def _check_directory(self, record: LayerRecord, open_blob: Callable[[], Read]) -> None:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         with contextlib.ExitStack() as stack:
-            stack.enter_context(fresh)
-            fresh.dress(stack.enter_context(self._below(record.parent)))
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            fds = []
-            for path in (fresh.path, self._layer(record.chain_id)):
-                fds.append(os.open(os.path.join(path, DIRECTORY), flags))
-                stack.callback(os.close, fds[-1])
-            check_directory(record.chain_id, fds[0], fds[1])
+
+            def opened(place: str) -> int:
+                fd = os.open(os.path.join(place, DIRECTORY), flags)
+                stack.callback(os.close, fd)
+                return fd
+
+            found = opened(self._layer(record.chain_id))
+            below = stack.enter_context(self._below(record.parent))
+            if is_as_archived(
+                open_blob(),
+                record.diff_id,
+                found,
+                staging=self._staging,
+                limits=self._limits,
+                dress=lambda tree: dress(tree, below),
+            ):
+                return
+            # The slow way says what differs, and whether anything does.
+            fresh = StagedLayer(self._staging, open_blob(), record.diff_id, "overlay", self._limits)
+            stack.enter_context(fresh).dress(below)
+            check_directory(record.chain_id, opened(fresh.path), found)
 
     def _mounted(self, chain_id: str) -> str:
         try:

@@ -1,9 +1,10 @@
-"""Directory layers reach the disk behind the back of whoever waits for them.
+"""Layers reach the disk behind the back of whoever waits for them.
 
-Thousands of small files are made durable by `syncfs`, which also waits for whatever else the file
-system has to write. So a layer appears before that, valid for this boot of the kernel only (nothing
-less than the machine's crash loses its pages), and its record is rewritten when it is on the disk.
-After such a crash it is no layer, and is unpacked again from its blob.
+Thousands of small files, or twenty large ones, are made durable by one `syncfs`, which also waits
+for whatever else the file system has to write. So a layer appears before
+that, valid for this boot of the kernel only (nothing less than the machine's crash loses its
+pages), and its record is rewritten when it is on the disk. After such a crash it is no layer, and
+is unpacked again from its blob.
 
 Source: syncfs(2).
 """

@@ -119,7 +119,8 @@ class MergedView:
                     below.append(child)
             pending += reversed(below)
 
-    def _root(self) -> Found:
+    def root(self) -> Found:
+        """The root of the tree."""
         return Found(b"", tuple(range(len(self._roots))), os.fstat(self._roots[0]))
 
     def _children(self, directory: Found) -> list[Found]:
@@ -128,10 +129,11 @@ class MergedView:
             flags = os.O_RDONLY | os.O_DIRECTORY
             with open_beneath(self._roots[index], directory.path, flags) as fd:
                 names.update(os.fsencode(name) for name in os.listdir(fd))
-        found = (self._look_up(directory, name) for name in sorted(names))
+        found = (self.look_up(directory, name) for name in sorted(names))
         return [child for child in found if child is not None]
 
-    def _look_up(self, directory: Found, name: bytes) -> Found | None:
+    def look_up(self, directory: Found, name: bytes) -> Found | None:
+        """What has `name` in a directory of the tree, symlinks not followed; None: nothing."""
         path = directory.path + b"/" + name if directory.path else name
         layers: list[int] = []
         first: os.stat_result | None = None
@@ -157,7 +159,7 @@ class MergedView:
         return Found(path, tuple(layers), first) if first is not None else None
 
     def _resolve(self, path: str, follow: bool) -> Found:
-        trail = [self._root()]
+        trail = [self.root()]
         names = _components(os.fsencode(path), path)
         links = 0
         while names:
@@ -167,7 +169,7 @@ class MergedView:
                 if len(trail) > 1:
                     trail.pop()
                 continue
-            found = self._look_up(trail[-1], name) if is_directory else None
+            found = self.look_up(trail[-1], name) if is_directory else None
             if found is None:
                 raise NotFound(f"{path!r} is not in the image")
             if not stat.S_ISLNK(found.status.st_mode) or not (names or follow):

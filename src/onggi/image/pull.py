@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from onggi.image.transports.base import Source
 
 
+class NotAnImage(Unsupported):
+    """A name leads to an artifact: it holds something else than root file systems."""
+
+
 class _Wanted(Struct, frozen=True):
     """What is to be brought in. `target`: what the names will point to; `runs`: the member that is
     to be unpacked, with its configuration."""
@@ -164,7 +168,7 @@ class _Pull:
         name = self._source.name
         if manifest.config.media_type not in CONFIG_TYPES:
             kind = manifest.artifact_type or manifest.config.media_type
-            raise Unsupported(
+            raise NotAnImage(
                 f"{name} is an artifact ({kind[:120]}), not an image",
                 hint="bring it to a directory with `onggi image copy`",
             )

@@ -118,6 +118,8 @@ def _split_registry(name: str, defaults: Defaults) -> tuple[str, str]:
 
 
 def _check_name(text: str, registry: str, repository: str) -> None:
+    if not text:
+        raise InvalidArgument("the image's name is empty", hint="name one: debian:bookworm")
     if _DOMAIN.fullmatch(registry) is None:
         raise InvalidArgument(f"image reference {_shown(text)}: {_shown(registry)} is no registry")
     if _REPOSITORY.fullmatch(repository) is None:

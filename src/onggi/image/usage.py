@@ -82,7 +82,8 @@ class ImageUsage(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    """The store on disk. `garbage_bytes`: what collecting would free; `reclaimable_bytes`: what
+    """The store on disk. `notes_bytes`: records about blobs, which are part of `other_bytes` and
+    go with the blobs. `garbage_bytes`: what collecting would free; `reclaimable_bytes`: what
     pruning every image that no container uses would. `damage`: why these two are not known (0).
     """
 
@@ -91,6 +92,7 @@ class Usage(Struct, frozen=True):
     uppers_bytes: int
     partial_bytes: int
     other_bytes: int
+    notes_bytes: int
     garbage_bytes: int
     reclaimable_bytes: int
     images: tuple[ImageUsage, ...]
@@ -146,6 +148,7 @@ def disk_usage(
         uppers_bytes=total.get("uppers", 0),
         partial_bytes=total.get("partial", 0),
         other_bytes=total.get("other", 0),
+        notes_bytes=sum(inventory.notes.values()),
         garbage_bytes=garbage_bytes,
         reclaimable_bytes=reclaimable_bytes,
         images=_image_usages(images, inventory, all_targets, users),

@@ -7,6 +7,7 @@ call's meaning: `syscalls` does.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 
 from onggi.errors import InvalidArgument, SyscallError, Unsupported
@@ -96,6 +97,7 @@ def failed(call: str, text: str, number: int) -> SyscallError:
     return SyscallError(call, text, number, hint=hint_for(call, text, number))
 
 
+@functools.cache
 def _number(call: str) -> int:
     machine = os.uname().machine
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 
 import msgspec
@@ -74,12 +75,19 @@ def namespace_id(pid: int | str, kind: str) -> int:
 
 
 def namespace_ids(pid: int | str = "self") -> dict[str, int]:
-    """The inode numbers of all eight, by their names in config.json.
+    """The inode numbers of those that this kernel has, by their names in config.json.
 
     Raises:
         NotFound, PermissionDenied: as `namespace_id`.
     """
-    return {kind: namespace_id(pid, kind) for kind in FILES}
+    return {kind: namespace_id(pid, kind) for kind in kinds()}
+
+
+@functools.cache
+def kinds() -> tuple[str, ...]:
+    """The namespaces that this kernel has, by their names in config.json."""
+    there = os.listdir("/proc/self/ns")
+    return tuple(kind for kind, file in FILES.items() if file in there)
 
 
 def processes_in(kind: str, inode: int) -> tuple[int, ...]:

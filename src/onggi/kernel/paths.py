@@ -15,7 +15,7 @@ import os
 import stat
 
 from onggi.errors import FailedPrecondition, ResourceExhausted, SyscallError
-from onggi.kernel.constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
+from onggi.kernel.constants import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from onggi.kernel.descriptors import Descriptor
 from onggi.kernel.syscalls import openat2
 
@@ -41,12 +41,23 @@ def open_in_root(root: int, path: str, flags: int, *, mode: int = 0) -> Descript
     Raises:
         SyscallError: openat2 says so; EAGAIN once something renames without an end.
     """
+    return _open(root, path, flags, mode, RESOLVE_IN_ROOT)
+
+
+def open_beneath(root: int, path: str, flags: int) -> Descriptor:
+    """The same for a path that must not even try to leave the root, by `..` or an absolute link.
+
+    Raises:
+        SyscallError: EXDEV where it does; else as `open_in_root`.
+    """
+    return _open(root, path, flags, 0, RESOLVE_BENEATH)
+
+
+def _open(root: int, path: str, flags: int, mode: int, resolve: int) -> Descriptor:
     tries = MAX_TRIES
     while True:
         try:
-            return openat2(
-                root, path, flags, mode=mode, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-            )
+            return openat2(root, path, flags, mode=mode, resolve=resolve | RESOLVE_NO_MAGICLINKS)
         except SyscallError as error:
             tries -= 1
             if error.errno != errno.EAGAIN or tries == 0:

@@ -12,7 +12,7 @@ from onggi.errors import SpecError
 from onggi.runtime.host import HostFacts
 from onggi.runtime.namespaces import Namespaces
 from onggi.runtime.request import StartRequest
-from onggi.runtime.steps import NO_SLOT, BindTree, IdmapTree, OpenTree, Step
+from onggi.runtime.steps import NO_SLOT, BindTree, IdmapTree, OpenPeerTree, OpenTree, Step
 from onggi.specs.runtime import Config, Linux
 
 #: `required`: the start fails without it; `wanted`: a warning, and owners show as they are.
@@ -28,7 +28,7 @@ class Draft:
         self.host = host
         self.request = request
         self.namespaces = Namespaces.of(self.linux)
-        self.trees: list[OpenTree] = []
+        self.trees: list[OpenTree | OpenPeerTree] = []
         self.idmaps: list[IdmapTree] = []
         self.inside: list[Step] = []
         self.late: list[Step] = []
@@ -56,14 +56,30 @@ class Draft:
         recursive: bool = False,
         idmap: Idmap = "none",
         optional: bool = False,
+        held: str = "",
     ) -> int:
-        """Have the monitor take the host's mount at `source` into a slot, which is returned."""
+        """Have the monitor take the host's mount at `source` into a slot, which is returned.
+
+        `held`: the name of a descriptor of it, to be taken instead.
+        """
         slot = self.slot(path)
-        tree = OpenTree(slot=slot, path=source, recursive=int(recursive), optional=optional)
+        tree = OpenTree(
+            slot=slot,
+            path=held or source,
+            recursive=int(recursive),
+            source=source if held else "",
+            optional=optional,
+        )
         self.trees.append(tree)
         if idmap != "none":
             step = IdmapTree(slot=slot, recursive=int(recursive), optional=idmap == "wanted")
             self.idmaps.append(step)
+        return slot
+
+    def open_peer_tree(self, namespace: str, source: str, path: str) -> int:
+        """The same for the mount at `source` in another container's mount namespace."""
+        slot = self.slot(path)
+        self.trees.append(OpenPeerTree(slot=slot, namespace=namespace, path=source))
         return slot
 
     def bind(

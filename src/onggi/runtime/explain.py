@@ -61,10 +61,11 @@ def _what(step: Step, held: dict[int, str]) -> str:
     """`held`: slot → what is in it; kept up to date."""
     match step:
         case OpenTree():
-            held[step.slot] = step.path
+            held[step.slot] = step.source or step.path
             # What the engine holds by a descriptor has no better name than the descriptor's.
-            kind = "layer held mounted" if _HELD.fullmatch(step.path) else "mount"
-            return f"take the {kind} at {step.path}{' and those below it' * bool(step.recursive)}"
+            kind = "layer held mounted" if _HELD.fullmatch(held[step.slot]) else "mount"
+            below = " and those below it" * bool(step.recursive)
+            return f"take the {kind} at {held[step.slot]}{below}"
         case IdmapTree() if step.slot in held:
             return f"map the owners of {held[step.slot]}"
         case BindTree() if step.slot in held:

@@ -48,6 +48,10 @@ class StepError(SyscallError):
         self.message = f"cannot {description}: {self.message}"
 
 
+def _bounding(plan: s.Plan) -> int:
+    return next((step.bounding for step in plan.steps if isinstance(step, s.BecomeUser)), 0)
+
+
 def explain_failure(
     report: Report, plan: s.Plan, platform: object = None, machine: str | None = None
 ) -> EngineError:
@@ -72,6 +76,7 @@ def explain_failure(
             report.facts,
             machine or os.uname().machine,
             "" if platform is None else str(platform),
+            _bounding(plan),
         )
     if report.call == "hook" and report.errno in (e.ECANCELED, e.ETIMEDOUT):
         return FailedPrecondition(
@@ -156,7 +161,7 @@ def _of_errno(**hints: str) -> Callable[[s.Step, Report], str | None]:
 
 def _open_tree(step: s.Step, report: Report) -> str | None:
     if report.errno == e.ENOENT and isinstance(step, s.OpenTree):
-        return f"{printable(step.path)} is not there on the host: make it first"
+        return f"{printable(step.source or step.path)} is not there on the host: make it first"
     return None
 
 
@@ -232,6 +237,10 @@ ENOENT_SYSCTL = "this kernel has no such parameter: check its name, or load its 
 _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
     s.OpenTree: _open_tree,
     s.MountFilesystem: _filesystem,
+    s.OpenPeerTree: _of_errno(
+        ENOENT="that container has none: was it started with --ipc none, or did it unmount it?",
+        EPERM="it needs CAP_SYS_ADMIN and CAP_SYS_CHROOT: run the engine as root",
+    ),
     s.SetTimeOffsets: _of_errno(
         EPERM="time namespaces need CAP_SYS_TIME and CAP_SYS_ADMIN on the host",
         ERANGE="the offset would make the clock negative or run over",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from onggi.errors import StartFailed
+from onggi.kernel.capabilities import names_of
 from onggi.runtime.executable import (
     foreign_format,
     image_machine,
@@ -50,6 +51,10 @@ _PLAIN: dict[int, tuple[str, str | None]] = {
 }
 
 
+#: Flags of `vfs_cap_data`, its first word. Source: linux/capability.h, capabilities(7).
+_EFFECTIVE, _REVISIONS = 1, {0x01000000: 1, 0x02000000: 2, 0x03000000: 2}
+
+
 class _Found(Struct, frozen=True):
     """keel's facts about the file that decided."""
 
@@ -58,6 +63,7 @@ class _Found(Struct, frozen=True):
     mode: int | None
     owner: str
     noexec: bool
+    capabilities: int
     interpreter: str
     interpreter_errno: int
 
@@ -70,17 +76,24 @@ class _Found(Struct, frozen=True):
             mode=_number(facts.get("mode", ""), 8),
             owner=f"{facts.get('uid', '?')}:{facts.get('gid', '?')}",
             noexec=facts.get("noexec") == "1",
+            capabilities=_demanded(_unhex(facts.get("capabilities")) or b""),
             interpreter=facts.get("interpreter", ""),
             interpreter_errno=_number(facts.get("interpreter_errno", ""), 10) or 0,
         )
 
 
 def explain_execute(
-    step: Execute, errno: int, facts: Mapping[str, str], machine: str, platform: str
+    step: Execute,
+    errno: int,
+    facts: Mapping[str, str],
+    machine: str,
+    platform: str,
+    bounding: int,
 ) -> StartFailed:
     """The error for an EXECUTE that failed.
 
     `machine` is this host's name for itself (uname(2)), `platform` the image's, empty if not known.
+    `bounding`: the capabilities that its user can have at all.
     """
     fallback = step.candidates[0] if step.candidates else step.arguments[0]
     found = _Found.of(facts, fallback)
@@ -91,12 +104,35 @@ def explain_execute(
         text, hint = _forbidden(found)
     elif errno in (e.ENOEXEC, e.ELIBBAD, e.EINVAL):
         text, hint = _unknown_format(found, machine, platform)
+    elif errno == e.EPERM and found.capabilities & ~bounding:
+        text, hint = _capabilities(found, found.capabilities & ~bounding)
     elif errno in _PLAIN:
         text, hint = _PLAIN[errno]
         text = f"{found.path}: {text}"
     else:
         text, hint = f"{found.path}: {os.strerror(errno).lower()}", None
     return _failed(text, hint, NOT_EXECUTABLE)
+
+
+def _capabilities(found: _Found, missing: int) -> tuple[str, str]:
+    names = [name.removeprefix("CAP_") for name in names_of(missing)]
+    return (
+        f"{found.path}: the file asks for capabilities that the container does not have: "
+        f"{', '.join(names)}",
+        f"give them with {' '.join(f'--cap-add {name}' for name in names)}, or take them from "
+        f"the file in the image: setcap -r {found.path}",
+    )
+
+
+def _demanded(data: bytes) -> int:
+    """The capabilities without which the kernel refuses to execute the file, as a bit set."""
+    magic = int.from_bytes(data[:4], "little")
+    words = _REVISIONS.get(magic & 0xFF000000, 0)
+    if not magic & _EFFECTIVE or len(data) < 4 + 8 * words:
+        return 0
+    # Each word of the permitted set has one of the inheritable set behind it.
+    lows = (data[4 + 8 * word : 8 + 8 * word] for word in range(words))
+    return sum(int.from_bytes(low, "little") << (32 * word) for word, low in enumerate(lows))
 
 
 def _failed(text: str, hint: str | None, exit_code: int) -> StartFailed:

@@ -14,9 +14,9 @@ import resource
 
 from msgspec import Struct
 
+from onggi.kernel import namespaces
 from onggi.kernel.capabilities import BITS, host_capabilities
 from onggi.kernel.cgroups.layout import CgroupLayout
-from onggi.kernel.namespaces import FILES as _FILES
 from onggi.runtime.rlimits import NO_LIMIT, RLIMITS
 
 #: Where ids for containers come from when /etc/subuid names nobody: the upper part of the range
@@ -161,7 +161,7 @@ def _id_pool(path: str, id_map: str, unprivileged: bool) -> IdPool | None:
 
 
 def _namespaces() -> frozenset[str]:
-    kinds = {kind for kind, name in _FILES.items() if os.path.exists(f"/proc/self/ns/{name}")}
+    kinds = set(namespaces.kinds())
     if _read_or_empty("/proc/sys/user/max_user_namespaces").strip() in ("", "0"):
         kinds.discard("user")
     return frozenset(kinds)

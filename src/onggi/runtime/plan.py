@@ -34,7 +34,7 @@ from onggi.runtime.plan_hooks import (
     starting_steps,
     state_document,
 )
-from onggi.runtime.plan_mounts import plan_mounts, plan_root
+from onggi.runtime.plan_mounts import plan_mounts, plan_root, plan_shared_memory
 from onggi.runtime.plan_process import (
     Agent,
     ProcessDraft,
@@ -271,6 +271,7 @@ def _plan_tree(draft: Draft) -> None:
         draft.warn("$.linux.mountLabel", "is not applied: this host has no selinux")
     plan_root(draft)
     plan_mounts(draft)
+    plan_shared_memory(draft)
     plan_devices(draft)
     plan_terminal(draft)
     draft.inside += creating_steps(draft)

@@ -10,6 +10,9 @@ import posixpath
 
 from onggi.errors import SpecError, Unsupported
 from onggi.kernel.mounts import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     MS_REC,
@@ -132,6 +135,24 @@ def plan_mounts(draft: Draft) -> None:
             _plan_filesystem(draft, mount, options, target, path)
 
 
+def plan_shared_memory(draft: Draft) -> None:
+    """POSIX shared memory of another container's: files, of which no namespace knows (shm_open(3)).
+
+    It is of the same user namespace, so owners show as they are.
+    """
+    namespace = draft.request.shared_memory
+    if namespace:
+        place = "/dev/shm"  # noqa: S108 - the containers' own
+        draft.inside.append(
+            BindTree(
+                slot=draft.open_peer_tree(namespace, place, "$.mounts"),
+                target=place,
+                attributes_set=MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
+                propagation=_PRIVATE,
+            )
+        )
+
+
 def _target(draft: Draft, mount: Mount, path: str) -> str:
     if not mount.destination.startswith("/"):
         draft.warn(f"{path}.destination", "is relative: taken to start at / (deprecated)")
@@ -151,7 +172,10 @@ def _plan_bind(draft: Draft, mount: Mount, options: MountOptions, target: str, p
     for option in options.data:
         draft.warn(f"{path}.options", f"{option!r} does nothing for a bind mount")
     slot = draft.open_tree(
-        host_path(draft, mount.source, f"{path}.source"), path, recursive=options.recursive
+        host_path(draft, mount.source, f"{path}.source"),
+        path,
+        held=dict(draft.request.mount_sources).get(mount.destination, ""),
+        recursive=options.recursive,
     )
     _plan_owners(draft, mount, options, slot, path)
     draft.inside.append(

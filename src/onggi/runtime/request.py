@@ -80,12 +80,14 @@ class StartRequest(Struct, frozen=True):
     mount namespace only. `borrowed`: how many slots hold descriptors that keel is spawned with.
     `cgroup_files`: what to join by (v1 tasks, v2 cgroup.procs); `cgroup_slot` ≥ 0: a borrowed
     descriptor of the v2 cgroup to be born in. `reap`: keel stays as PID 1. `bind_devices`: take
-    device nodes from the
-    host instead of making them (a user namespace does so anyway); `device_sources`: pairs (path in
-    the container, node on the host) where the two differ. `idmap_sources`: with a user namespace,
-    show bind mounts with the container's owners, where the file system can. `keyring`: the name of
-    the session keyring to join; empty: the engine's stays. `links`: for a new network namespace
-    only; None: it has nothing but loopback. `no_pivot`: the host runs from an initramfs, which
+    device nodes from the host instead of making them (a user namespace does so anyway);
+    `device_sources`: pairs (path in the container, node on the host) where the two differ.
+    `mount_sources`: pairs (destination of a bind mount, name of a descriptor that holds its
+    source), taken instead of the source's path. `idmap_sources`: with a user namespace, show bind
+    mounts with the container's owners, where the file system can. `keyring`: the name of the
+    session keyring to join; empty: the engine's stays. `shared_memory`: the mount namespace whose
+    /dev/shm it has; empty: as the configuration says. `links`: for a new network namespace only;
+    None: it has nothing but loopback. `no_pivot`: the host runs from an initramfs, which
     pivot_root(2) cannot leave; `views`: where its procfs and sysfs are then, the last first.
     `environment`: for hooks on the host that name none of their own.
     """
@@ -100,8 +102,10 @@ class StartRequest(Struct, frozen=True):
     reap: bool = False
     bind_devices: bool = False
     device_sources: tuple[tuple[str, str], ...] = ()
+    mount_sources: tuple[tuple[str, str], ...] = ()
     idmap_sources: bool = True
     keyring: str = ""
+    shared_memory: str = ""
     links: LinkSetup | None = None
     container_id: str = ""
     no_pivot: bool = False

@@ -118,7 +118,8 @@ class Progress(Value, frozen=True):
 class ImageAnswer(Value, frozen=True):
     """`digest`: of the manifest or index. `status`: what a pull has done, `new` or `current`.
 
-    `kept`: compressed layers that could not be dropped, and why.
+    `kept`: compressed layers that could not be dropped, and why. `skipped`: names that a pull of
+    all tags passed over, and why; told once.
     """
 
     id: str
@@ -126,6 +127,7 @@ class ImageAnswer(Value, frozen=True):
     digest: str = ""
     status: str = ""
     kept: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 class PushAnswer(Value, frozen=True):
@@ -143,19 +145,24 @@ class RegistriesAnswer(Value, frozen=True):
 
 
 class LoginAnswer(Value, frozen=True):
+    """`checked`: whether the registry asked for the password; one that is open to all does not."""
+
     registry: str
     status: str
     identity_token: str = ""
+    checked: bool = True
 
 
 class HistoryRow(Value, frozen=True):
-    """One step of an image's making, newest first. `layer`: its digest, empty: none."""
+    """One step of an image's making, newest first. `layer`: its digest, empty: none. `id`: the
+    image's of which it is the last step."""
 
     created: str
     created_by: str
     comment: str
     size_bytes: int
     layer: str = ""
+    id: str = ""
 
 
 class ChangeRow(Value, frozen=True):

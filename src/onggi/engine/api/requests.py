@@ -18,6 +18,12 @@ class Target(Value, frozen=True):
     target: str
 
 
+class ContainerTarget(Target, frozen=True):
+    """One container to inspect. `size`: with what it takes on disk."""
+
+    size: bool = False
+
+
 class TerminalSize(Value, frozen=True):
     rows: int = 0
     columns: int = 0
@@ -297,13 +303,14 @@ class MutateRequest(Value, frozen=True):
 
 
 class CommitRequest(Value, frozen=True):
-    """A container's changes as a new layer of its image."""
+    """A container's changes as a new layer of its image. `pause`: it stands still meanwhile."""
 
     container: str
     reference: str = ""
     author: str = ""
     message: str = ""
     changes: tuple[str, ...] = ()
+    pause: bool = True
 
 
 class SbomRequest(Value, frozen=True):
@@ -312,8 +319,11 @@ class SbomRequest(Value, frozen=True):
 
 
 class VolumeCreateRequest(Value, frozen=True):
+    """`options`: of docker's driver `local`: `type`, `device` and `o`, as mount(8) has them."""
+
     name: str = ""
     labels: dict[str, str] = {}
+    options: dict[str, str] = {}
 
 
 class VolumeRemoveRequest(Value, frozen=True):

@@ -10,7 +10,9 @@ from onggi.engine.api.base import Value
 class MountSpec(Value, frozen=True):
     """One `-v`, `--mount` or `--tmpfs`. `source` is an absolute host path or a volume's name.
 
-    `subpath`: a directory in the volume. `chown`: give everything in it to the container's user.
+    `subpath`: what is mounted of the volume. `chown`: give everything in it to the container's
+    user. `read_only_below`: a read-only bind's submounts are read-only, too. `labels`,
+    `driver_options`: of a volume that is made for it, as in VolumeCreateRequest.
     """
 
     kind: Literal["bind", "volume", "tmpfs"]
@@ -26,6 +28,9 @@ class MountSpec(Value, frozen=True):
     options: tuple[str, ...] = ()
     subpath: str = ""
     chown: bool = False
+    read_only_below: bool = True
+    labels: dict[str, str] = {}
+    driver_options: dict[str, str] = {}
 
 
 class Throttle(Value, frozen=True):
@@ -57,8 +62,16 @@ class ResourceSpec(Value, frozen=True):
     device_write_iops: tuple[Throttle, ...] = ()
 
 
+class VolumesFrom(Value, frozen=True):
+    """`--volumes-from CONTAINER[:ro]`: its volumes and binds, at their places."""
+
+    container: str
+    read_only: bool = False
+
+
 class DeviceSpec(Value, frozen=True):
-    """`--device HOST[:CONTAINER[:rwm]]`."""
+    """`--device HOST[:CONTAINER[:rwm]]`; or a name of CDI, `vendor.com/class=name`, as
+    `host_path`, and the rest is what its specification says."""
 
     host_path: str
     container_path: str
@@ -155,6 +168,7 @@ class ContainerSpec(Value, frozen=True):
     auto_remove: bool = False
     privileged: bool = False
     mounts: tuple[MountSpec, ...] = ()
+    volumes_from: tuple[VolumesFrom, ...] = ()
     network: str = "bridge"
     ipc: str = "private"
     pid: str = ""

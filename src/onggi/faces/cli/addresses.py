@@ -31,6 +31,11 @@ def ip_address(text: str, example: str) -> str:
     return str(inet_ntop(family, packed))
 
 
+def name_server(text: str) -> str:
+    """An address of either family that answers for names."""
+    return ip_address(text, "10.0.0.53")
+
+
 def ipv4(text: str) -> str:
     """An IPv4 address that one container can have."""
     return _usable(text, AF_INET, "IPv4", "10.7.0.10")

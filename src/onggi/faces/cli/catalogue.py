@@ -92,6 +92,7 @@ GROUPS: dict[str, dict[str, tuple[str, str, str]]] = {
         "volume ls": ("volumes", "ls", "list volumes"),
         "volume inspect": ("inspect", "volume", "everything known about a volume, as JSON"),
         "volume rm": ("volumes", "rm", "remove volumes"),
+        "volume prune": ("prune", "volumes", "remove volumes that no container uses"),
     },
     "Networks": {
         "network create": ("networks", "create", "make a network"),

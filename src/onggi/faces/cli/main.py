@@ -29,19 +29,6 @@ _INTERRUPTED = 130
 _NOBODY_READS = 141
 
 
-#: Commands of docker's that people will try, and what to do instead.
-_NOT_YET = {
-    "build": "building is not there yet; onggi import makes an image from a tar",
-    "compose": "not there yet",
-    "cp": "not there yet; onggi export writes a container's files as a tar",
-    "pause": "not there yet",
-    "rename": "not there yet",
-    "restart": "not there yet; use onggi stop and onggi start",
-    "unpause": "not there yet",
-    "update": "not there yet; limits are set when a container is made",
-}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line (without the program's name); its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -138,11 +125,12 @@ def _no_verb(name: str, rest: list[str]) -> int:
         out = Output(1 if asked else 2)
         out.text(family_help(name, out))
         return 0 if asked else 125
+    from onggi.faces.cli import instead  # noqa: PLC0415
     from onggi.faces.cli.suggest import nearest  # noqa: PLC0415
 
     meant = nearest(name, [*catalogue.entries(), *catalogue.FAMILIES, "help"])
     hint = f"did you mean onggi {meant}?" if meant else "onggi --help lists the commands"
-    raise InvalidArgument(f"there is no command {name}", hint=_NOT_YET.get(name, hint))
+    raise InvalidArgument(f"there is no command {name}", hint=instead.command(name) or hint)
 
 
 if __name__ == "__main__":

@@ -192,11 +192,12 @@ class _Reader:
 
     def _unknown(self, name: str) -> InvalidArgument:
         meant = nearest(name, [known for known in self._table if known.startswith("--")])
-        hint = f"did you mean {meant}?" if meant else f"onggi {self._verb} --help lists them all"
+        command = f"onggi {self._verb}".rstrip()
+        hint = f"did you mean {meant}?" if meant else f"{command} --help lists them all"
         from onggi.faces.cli import instead  # noqa: PLC0415 - only once something is wrong
 
         hint = instead.hint(self._verb, name.partition(" ")[0]) or hint
-        return InvalidArgument(f"onggi {self._verb} has no option {name}", hint=hint)
+        return InvalidArgument(f"{command} has no option {name}", hint=hint)
 
 
 def parse(

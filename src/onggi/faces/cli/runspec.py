@@ -37,7 +37,7 @@ _PLAIN = {
 _LISTS = {
     "group-add": "group_add", "device": "devices", "cap-add": "cap_add", "cap-drop": "cap_drop",
     "security-opt": "security_opt", "ulimit": "ulimits", "add-host": "add_hosts", "dns": "dns",
-    "dns-search": "dns_search", "dns-option": "dns_options",
+    "dns-search": "dns_search", "dns-option": "dns_options", "volumes-from": "volumes_from",
 }  # fmt: skip
 _RESOURCES = {
     "memory": "memory_bytes", "memory-swap": "memory_swap_bytes",
@@ -174,7 +174,7 @@ def _check_modes(parsed: Parsed) -> None:
 
 def _check_workdir(parsed: Parsed) -> None:
     path = parsed.get("workdir")
-    if path is not None and not posixpath.isabs(path):
+    if path and not posixpath.isabs(path):
         raise invalid("--workdir", path, BadValueError("not an absolute path", "/srv"))
 
 

@@ -18,16 +18,24 @@ _LEAST = (12, 6)
 
 
 class Column:
-    """A column: its heading, the row's key, and whether it may be cut to fit a terminal."""
+    """A column: its heading, the row's key, and whether it may be cut to fit a terminal: `late`
+    only where cutting the others is not enough."""
 
-    __slots__ = ("heading", "key", "right", "shrinks")
+    __slots__ = ("heading", "key", "late", "right", "shrinks")
 
     def __init__(
-        self, heading: str, key: str, *, shrinks: bool = False, right: bool = False
+        self,
+        heading: str,
+        key: str,
+        *,
+        shrinks: bool = False,
+        late: bool = False,
+        right: bool = False,
     ) -> None:
         self.heading = heading
         self.key = key
-        self.shrinks = shrinks
+        self.shrinks = shrinks or late
+        self.late = late
         self.right = right
 
 
@@ -46,7 +54,7 @@ def layout(columns: Sequence[Column], rows: Sequence[dict[str, Any]], width: int
     """The lines of a table: heading first. `width` 0: as wide as it comes.
 
     Columns that may shrink give way, widest first, until the lines fit: to 12 characters each,
-    then to 6.
+    then to 6, and then the late ones do.
     """
     cells = [[printable(str(row.get(c.key, ""))) for c in columns] for row in rows]
     heads = [c.heading for c in columns]
@@ -58,11 +66,9 @@ def layout(columns: Sequence[Column], rows: Sequence[dict[str, Any]], width: int
 
 def _shrink(columns: Sequence[Column], widths: list[int], width: int) -> None:
     over = sum(widths) + _GAP * (len(widths) - 1) - width
-    for least in _LEAST:
-        while over > 0:
-            soft = [i for i, c in enumerate(columns) if c.shrinks and widths[i] > least]
-            if not soft:
-                break
+    for late, least in ((late, least) for late in (False, True) for least in _LEAST):
+        may = [i for i, c in enumerate(columns) if c.shrinks and c.late == late]
+        while over > 0 and (soft := [i for i in may if widths[i] > least]):
             widths[max(soft, key=lambda i: widths[i])] -= 1
             over -= 1
 

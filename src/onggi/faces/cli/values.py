@@ -27,6 +27,8 @@ SIGNALS = {
     )
 }
 _RTMIN, _RTMAX = 34, 64
+#: As many as the kernel can have. Source: proc_sys_kernel(5), pid_max.
+_PIDS = 1 << 22
 ULIMITS = frozenset(
     "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime "
     "sigpending stack".split()
@@ -97,9 +99,23 @@ def count(text: str) -> int:
     return _integer(text, 0, _MAX_INT64, "100")
 
 
+def newest(text: str) -> int:
+    """How many of the newest; -1, or any number below it, is all, and so is `all`."""
+    if text == "all" or (text[:1] == "-" and text[1:].isdigit()):
+        return -1
+    return count(text)
+
+
+def only_json(text: str) -> str:
+    """The one form that a picture for people has beside itself."""
+    if text != "json":
+        raise BadValueError("it has no fields for a template", "json")
+    return text
+
+
 def pids_limit(text: str) -> int:
-    """Processes; -1 is unlimited."""
-    return _integer(text, -1, _MAX_INT64, "100")
+    """Processes; -1 is unlimited, and so is 0, as docker has it."""
+    return _integer(text, -1, _PIDS, "100") or -1
 
 
 def swappiness(text: str) -> int:

@@ -48,8 +48,9 @@ DIRECTORY_TYPE = 2
 DIRENT_TYPES = {0o10: 1, 0o04: DIRECTORY_TYPE, 0o02: 3, 0o06: 4, 0o01: 5, 0o14: 6, 0o12: 7}
 
 # i_format, xattr count, mode, -, size, address or device, ino, uid, gid, mtime s, ns, nlink, -.
-_INODE = struct.Struct("<HHHHQIIIIqII16x")
+INODE = struct.Struct("<HHHHQIIIIqII16x")
 _CHUNK = struct.Struct("<HHI")
+CHUNK_BYTES = _CHUNK.size
 _DIRENT = struct.Struct("<QHBx")
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23x")
 _DEVICE = struct.Struct("<64sII56x")
@@ -74,7 +75,7 @@ def pack_inode(
     """An extended inode; `xattr_bytes` is the length of what `pack_xattrs` made."""
     count = (xattr_bytes - 12) // 4 + 1 if xattr_bytes else 0
     seconds, nanoseconds = divmod(mtime_ns, 1_000_000_000)
-    return _INODE.pack(
+    return INODE.pack(
         layout, count, mode, 0, size_bytes, address, 0, uid, gid, seconds, nanoseconds, links
     )
 
@@ -107,6 +108,17 @@ def chunk_bits(size_bytes: int) -> int:
 def chunk_format(bits: int) -> int:
     """What a chunked inode has for its address."""
     return _CHUNK_INDEXES | bits
+
+
+def chunk_bits_of(address: int) -> int:
+    """What `chunk_format` was given."""
+    return address & ~_CHUNK_INDEXES
+
+
+def chunk_block(index: bytes) -> int:
+    """What `pack_chunk` was given."""
+    block: int = _CHUNK.unpack(index)[2]
+    return block
 
 
 def pack_chunk(block: int) -> bytes:

@@ -73,6 +73,7 @@ class LayerTree:
     """What a layer holds: `entries` members of the archive, `size_bytes` of files.
 
     Until `write` succeeds, directories that the archive left out can be dressed.
+    `obstacle`: what of the archive `root` does not tell right, or "".
     """
 
     def __init__(
@@ -80,15 +81,15 @@ class LayerTree:
     ) -> None:
         self.entries = entries
         self.size_bytes = size_bytes
-        self._root = root
+        self.root = root
         self._data_end = data_end
-        self._obstacle = obstacle
+        self.obstacle = obstacle
 
     @property
     def missing(self) -> list[bytes]:
         """The directories that the archive left out, parents first; b'' is the root."""
         found = []
-        pending = [(b"", self._root)]
+        pending = [(b"", self.root)]
         while pending:
             path, directory = pending.pop()
             if directory.missing:
@@ -107,7 +108,7 @@ class LayerTree:
         Raises:
             InvalidArgument: this layer has no such directory.
         """
-        directory = self._root
+        directory = self.root
         for part in path.split(b"/") if path else ():
             child = directory.children.get(part)
             if not isinstance(child, Directory):
@@ -127,12 +128,12 @@ class LayerTree:
             NotExpressible: only a directory can hold this layer; nothing was written.
             OSError: from writing.
         """
-        if self._obstacle:
-            raise NotExpressible(f"erofs cannot hold this layer: {self._obstacle}")
+        if self.obstacle:
+            raise NotExpressible(f"erofs cannot hold this layer: {self.obstacle}")
         if self._data_end > tar_bytes // BLOCK * BLOCK:
             # Linux 6.18 answers EIO for a block that the tar has a part of.
             raise NotExpressible("erofs cannot hold this layer: the tar ends inside a file's block")
-        write_image(self._root, fd, tar_bytes)
+        write_image(self.root, fd, tar_bytes)
 
 
 def index_layer(

@@ -20,6 +20,7 @@ from onggi.image.tar_reader import Entry
 
 _PREFIXES = {"user.": 1, "trusted.": 4, "security.": 6}
 _ACL_INDEXES = {ACCESS_ACL: 2, DEFAULT_ACL: 3}
+_NAMES = {index: name for name, index in (_PREFIXES | _ACL_INDEXES).items()}
 _ENTRY = struct.Struct("<BBH")
 _CAPABILITY_SIZES = {0x02: 20, 0x03: 24}
 _MAX_NAME_BYTES = 255
@@ -63,6 +64,20 @@ def pack_xattrs(xattrs: dict[str, bytes]) -> bytes:
     if len(body) > MAX_XATTR_BYTES:
         raise NotExpressible(f"attributes of {len(body)} bytes on one file")
     return body
+
+
+def unpack_xattrs(body: bytes) -> dict[str, bytes]:
+    """What `pack_xattrs` was given."""
+    found = {}
+    at = 12
+    while at < len(body):
+        name_bytes, index, value_bytes = _ENTRY.unpack_from(body, at)
+        at += _ENTRY.size
+        value_at = at + name_bytes
+        suffix = body[at:value_at].decode("utf-8", "surrogateescape")
+        found[_NAMES[index] + suffix] = body[value_at : value_at + value_bytes]
+        at = -(-(value_at + value_bytes) // 4) * 4
+    return found
 
 
 def _split(name: str) -> tuple[int, bytes]:

@@ -60,6 +60,11 @@ class Authorizer:
     def __repr__(self) -> str:
         return f"Authorizer({self.name!r}, …)"
 
+    @property
+    def asked(self) -> bool:
+        """Whether this host has wanted to know who we are."""
+        return self._challenge is not None
+
     def header(self, scopes: tuple[str, ...]) -> str:
         """The Authorization header for requests that need `scopes`; empty: none so far.
 

@@ -68,8 +68,8 @@ class RegistryClient:
         self.peer = Peer(own, self.http, keychain)
         self._mirrors = [Peer(m, self.http, keychain, patience.mirror_attempts) for m in mirrors]
 
-    def check(self) -> None:
-        """Whether the registry is there and accepts us (`GET /v2/`).
+    def check(self) -> bool:
+        """The registry is there and accepts us (`GET /v2/`); whether it asked who we are.
 
         Raises: PermissionDenied: not who we say we are. Unavailable: not reached. Unsupported:
         not a registry.
@@ -81,6 +81,7 @@ class RegistryClient:
         if answer.status != 200:
             raise refusal(answer, "login", self.registry)
         answer.discard()
+        return self.peer.asked
 
     def catalog(self) -> Iterator[str]:
         """Names of repositories, in pages. Raises: as `check`; Unsupported: it does not tell."""

@@ -56,11 +56,23 @@ def _unreached(error: Exception, where: str) -> EngineError:
     return Unreached(f"{where}: {_words(error.__cause__ or error.__context__)}")
 
 
+_OTHER_NAME = "use the name that it is for; `location` in the configuration keeps the image's name"
+#: By OpenSSL's X509_V_ERR codes: what no authority in certs.d would change.
+_CERTIFICATE_HINTS = {
+    9: "it is not valid yet: look at this machine's clock",
+    10: "it has expired: the registry needs a new one, or this machine's clock is wrong",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+
+
 def _tls_error(error: ssl.SSLError, where: str) -> EngineError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return FailedPrecondition(
             f"{where}: the certificate is not trusted: {_words(error.verify_message)}",
-            hint="put the authority's certificate into certs.d/HOST:PORT/ca.crt",
+            hint=_CERTIFICATE_HINTS.get(
+                error.verify_code, "put the authority's certificate into certs.d/HOST:PORT/ca.crt"
+            ),
         )
     reason = (error.reason or "").lower().replace("_", " ")
     if "alert" in reason:

@@ -57,6 +57,11 @@ class Peer:
                 self._base = self._find_base() if self.endpoint.plain else self._url("https")
             return self._base
 
+    @property
+    def asked(self) -> bool:
+        """Whether it has wanted to know who we are."""
+        return self._auth.asked
+
     def _url(self, scheme: str) -> str:
         return f"{scheme}://{self.endpoint.authority}"
 

@@ -12,6 +12,22 @@ from onggi.kernel.cgroups.rule import Change, Files, Write
 from onggi.specs.runtime import Resources
 
 FILES = ("cpuset.cpus", "cpuset.mems")
+_ONLINE = ("/sys/devices/system/cpu/online", "/sys/devices/system/node/online")
+
+
+def online() -> tuple[str, str]:
+    """The host's CPUs and memory nodes, as lists; a kernel without NUMA has the node 0.
+
+    Source: Documentation/ABI/stable/sysfs-devices-system-cpu, sysfs-devices-node.
+    """
+    found = []
+    for path in _ONLINE:
+        try:
+            with open(path, encoding="ascii") as file:
+                found.append(file.read().strip())
+        except FileNotFoundError:
+            found.append("0")
+    return found[0], found[1]
 
 
 def both(resources: Resources, files: Files) -> tuple[Change, ...]:

@@ -15,7 +15,7 @@ class RunHostHook(Step, frozen=True, kw_only=True):
     `timeout_ms`: 0 waits for ever.
     """
 
-    opcode = 11
+    opcode = 64
     signature = "ssllsul"
     actor = "monitor"
     concerns = "hooks"

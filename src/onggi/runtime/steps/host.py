@@ -64,7 +64,8 @@ class HandOver(Step, frozen=True, kw_only=True):
 
 
 class OpenTree(Step, frozen=True, kw_only=True):
-    """Take a detached copy of a host mount into a slot."""
+    """Take a detached copy of a host mount into a slot. `source`: what a `path` that names a
+    descriptor stands for; empty: the path itself."""
 
     opcode = 2
     signature = "usu"
@@ -76,9 +77,28 @@ class OpenTree(Step, frozen=True, kw_only=True):
     slot: int
     path: str
     recursive: int = 0
+    source: str = ""
 
     def describe(self) -> str:
-        return f"open tree {self.path}{' recursively' if self.recursive else ''} → slot {self.slot}"
+        below = " recursively" if self.recursive else ""
+        return f"open tree {self.source or self.path}{below} → slot {self.slot}"
+
+
+class OpenPeerTree(Step, frozen=True, kw_only=True):
+    """Take a detached copy of a mount of another container into a slot."""
+
+    opcode = 11
+    signature = "uss"
+    actor = "monitor"
+    concerns = "mount"
+    section = "open_tree(2), setns(2)"
+
+    slot: int
+    namespace: str
+    path: str
+
+    def describe(self) -> str:
+        return f"open tree {self.path} of mount namespace {self.namespace} → slot {self.slot}"
 
 
 class SetTimeOffsets(Step, frozen=True, kw_only=True):

@@ -45,6 +45,11 @@ def _source(path: str, what: str) -> _Descriptor:
         if os.isatty(0):
             raise InvalidArgument(f"no {what} on stdin", hint="name a file, or use < FILE")
         return _Descriptor(0)
+    if path.startswith(("http://", "https://")):
+        raise InvalidArgument(
+            f"the {what} is read from a file, not from {path}",
+            hint=f"curl -fL {path} | onggi … -",
+        )
     try:
         return _Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:

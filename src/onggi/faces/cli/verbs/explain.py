@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from onggi.faces.cli import values
 from onggi.faces.cli.help import wrap
 from onggi.faces.cli.options import Option
 from onggi.faces.cli.output import printable, short_ids
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def _explain(context: Context, parsed: Parsed) -> int:
     spec = container_spec(parsed, context.environ, os.getcwd())
     found = context.client.call("containers.explain", spec)
-    if parsed.on("json"):
+    if parsed.text("format") == "json":
         context.out.line(jsontext.pretty(found, 2))
         return 0
     context.out.text("\n".join(render(found["rows"], context.out)) + "\n")
@@ -63,14 +64,20 @@ VERBS = {
         arguments="IMAGE [COMMAND [ARGUMENT…]]",
         least=1,
         options=(
-            Option("--json", "rows, warnings, config and plan as JSON"),
+            Option(
+                "--format",
+                "json: rows, warnings, config and plan",
+                value="FORM",
+                parse=values.only_json,
+                complete="json",
+            ),
             *CONTAINER,
         ),
         interspersed=False,
         complete="image",
         examples=(
             ("onggi explain -m 64m --read-only busybox sh", "takes every option of run"),
-            ("onggi explain --json busybox | grep -c protects", "for a program"),
+            ("onggi explain --format json busybox | grep -c protects", "for a program"),
         ),
     )
 }

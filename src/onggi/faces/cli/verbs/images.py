@@ -88,7 +88,7 @@ def _remove(context: Context, parsed: Parsed) -> int:
         request = {"target": target, "force": parsed.on("force")}
         return "\n".join(context.client.call("images.remove", request))
 
-    return each(context, parsed.arguments, remove)
+    return each(context, parsed.arguments, remove, may_miss=parsed.on("force"))
 
 
 def _tag(context: Context, parsed: Parsed) -> int:
@@ -122,7 +122,9 @@ VERBS = {
         _remove,
         arguments="IMAGE…",
         least=1,
-        options=(Option("-f --force", "even when it has several names or is used"),),
+        options=(
+            Option("-f --force", "even when it has several names; no failure when it is not there"),
+        ),
         complete="image",
         examples=(("onggi rmi busybox", "remove the name, and the image if it was the last"),),
     ),

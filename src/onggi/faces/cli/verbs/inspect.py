@@ -30,10 +30,13 @@ def _kind(text: str) -> str:
     return text
 
 
-def _find(context: Context, target: str, kinds: tuple[str, ...]) -> Any:
+def _find(context: Context, target: str, kinds: tuple[str, ...], *, size: bool) -> Any:
     for kind in kinds:
+        request: dict[str, Any] = {"target": target}
+        if size and kind == "container":
+            request["size"] = True
         try:
-            return context.client.call(_CALLS[kind], {"target": target})
+            return context.client.call(_CALLS[kind], request)
         except NotFound as error:
             if len(kinds) == 1:
                 raise error from None
@@ -48,7 +51,7 @@ def _verb(kinds: tuple[str, ...]) -> Callable[[Context, Parsed], int]:
         found, failed = [], False
         for target in parsed.arguments:
             try:
-                found.append(_find(context, target, wanted))
+                found.append(_find(context, target, wanted, size=parsed.on("size")))
             except EngineError as error:
                 context.err.line(f"onggi: {error}")
                 failed = True
@@ -66,6 +69,7 @@ def _verb(kinds: tuple[str, ...]) -> Callable[[Context, Parsed], int]:
 _FORMAT = Option(
     "-f --format", "json, or a template: '{{.State.Pid}}', '{{json .Mounts}}'", value="FORM"
 )
+_SIZE = Option("-s --size", "with what a container takes on disk: SizeRw, SizeRootFs")
 _EXAMPLE = (
     ("onggi inspect -f '{{.State.Pid}}' web", "one field, for a script"),
     ("onggi inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' web",
@@ -80,8 +84,9 @@ VERBS = {
         least=1,
         options=(
             _FORMAT,
+            _SIZE,
             Option(
-                "--type", "container, image, volume or network", value="KIND", parse=_kind,
+                "-t --type", "container, image, volume or network", value="KIND", parse=_kind,
                 complete="container image volume network",
             ),
         ),
@@ -90,7 +95,8 @@ VERBS = {
     ),
     **{
         kind: Verb(
-            _verb((kind,)), arguments="NAME…", least=1, options=(_FORMAT,), complete=kind
+            _verb((kind,)), arguments="NAME…", least=1, complete=kind,
+            options=(_FORMAT, _SIZE) if kind == "container" else (_FORMAT,),
         )
         for kind in _ALL
     },

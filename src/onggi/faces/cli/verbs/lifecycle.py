@@ -89,7 +89,7 @@ def _rm(context: Context, parsed: Parsed) -> int:
     def remove(target: str) -> None:
         context.client.call("containers.remove", {"target": target, **flags})
 
-    return each(context, parsed.arguments, remove)
+    return each(context, parsed.arguments, remove, may_miss=parsed.on("force"))
 
 
 _END = (
@@ -164,7 +164,7 @@ VERBS = {
         arguments="CONTAINER…",
         least=1,
         options=(
-            Option("-f --force", "kill it first if it runs"),
+            Option("-f --force", "kill it first if it runs; no failure when it is not there"),
             Option("-v --volumes", "remove its anonymous volumes too"),
         ),
         complete="container",

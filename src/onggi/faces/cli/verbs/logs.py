@@ -6,7 +6,7 @@ import time
 
 from onggi.faces.cli.options import Option
 from onggi.faces.cli.output import write_all
-from onggi.faces.cli.values import count, moment_ns
+from onggi.faces.cli.values import moment_ns, newest
 from onggi.faces.cli.verb import Verb
 
 TYPE_CHECKING = False
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
     from onggi.faces.cli.options import Parsed
     from onggi.faces.cli.verb import Context
-
-
-def _tail(text: str) -> int:
-    return -1 if text == "all" else count(text)
 
 
 def moment(text: str) -> int:
@@ -69,7 +65,7 @@ VERBS = {
         most=1,
         options=(
             Option("-f --follow", "stay, and show what comes"),
-            Option("-n --tail", "the last N lines, or all", value="N", parse=_tail),
+            Option("-n --tail", "the last N lines, or all", value="N", parse=newest),
             Option("--since", "from this moment: 10m, 2026-01-31T10:00:00Z", value="TIME",
                    parse=moment),
             Option("--until", "up to this moment", value="TIME", parse=moment),

@@ -1,4 +1,4 @@
-"""`container prune`, `image prune` and `system prune`: what nobody uses goes."""
+"""`container prune`, `image prune`, `volume prune` and `system prune`: what nobody uses goes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _STOPPED = "all stopped containers"
 _NETWORKS = "all networks that no container is in"
 _VOLUMES = "all anonymous volumes that no container uses"
+_ALL_VOLUMES = "all volumes that no container uses"
 _NAMELESS = "all images without a name"
 _UNUSED = "all images that no container uses"
 
@@ -69,6 +70,15 @@ def _prune_images(context: Context, parsed: Parsed) -> int:
     return 0
 
 
+def _prune_volumes(context: Context, parsed: Parsed) -> int:
+    every = parsed.on("all")
+    if not parsed.on("force") and not agreed(_ALL_VOLUMES if every else _VOLUMES):
+        return 0
+    request = {"every": every, "filters": parsed.many("filter")}
+    _total(context, _sweep(context, "volumes.prune", "Deleted Volumes", request))
+    return 0
+
+
 def _prune_system(context: Context, parsed: Parsed) -> int:
     every, volumes, filters = parsed.on("all"), parsed.on("volumes"), parsed.many("filter")
     if volumes and any(one.startswith("until=") for one in filters):
@@ -113,6 +123,19 @@ VERBS = {
         examples=(
             ("onggi image prune", "images without a name"),
             ("onggi image prune -a --filter until=240h", "what is older than ten days and unused"),
+        ),
+    ),
+    "volumes": Verb(
+        _prune_volumes,
+        most=0,
+        options=(
+            Option("-a --all", "volumes with a name too"),
+            _FORCE,
+            _filter("label, label!"),
+        ),
+        examples=(
+            ("onggi volume prune", "those without a name: their containers are gone"),
+            ("onggi volume prune -a --filter label=test", "all with a label"),
         ),
     ),
     "system": Verb(

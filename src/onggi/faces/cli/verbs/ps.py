@@ -22,7 +22,7 @@ _COLUMNS = (
     Column("IMAGE", "Image", shrinks=True),
     Column("COMMAND", "Command", shrinks=True),
     Column("CREATED", "RunningFor", shrinks=True),
-    Column("STATUS", "Status", shrinks=True),
+    Column("STATUS", "Status", late=True),
     Column("PORTS", "Ports", shrinks=True),
     Column("NAMES", "Names"),
 )
@@ -78,7 +78,7 @@ def row(summary: dict[str, Any], now_ns: int, *, full: bool) -> dict[str, Any]:
 
 
 def _ps(context: Context, parsed: Parsed) -> int:
-    last = 1 if parsed.on("latest") else parsed.get("last", 0)
+    last = 1 if parsed.on("latest") else max(0, parsed.get("last", 0))
     request = {
         "all": parsed.on("all") or last > 0,
         "last": last,
@@ -106,7 +106,7 @@ VERBS = {
         options=(
             Option("-a --all", "those that do not run, too"),
             Option("-q --quiet", "ids only"),
-            Option("-n --last", "the N newest, running or not", value="N", parse=values.count),
+            Option("-n --last", "the N newest, running or not", value="N", parse=values.newest),
             Option("-l --latest", "the newest, running or not"),
             Option("-s --size", "the size of what they have written"),
             Option("-f --filter", "KEY=VALUE: name, id, status, label, health, exited, ancestor, "

@@ -58,6 +58,8 @@ def _pull(context: Context, parsed: Parsed) -> int:
             answers = follow(call, context.err, quiet=quiet)
         for digest, why in (kept for answer in answers for kept in answer.get("kept", ())):
             context.warn((f"layer {digest[7:19]} stays compressed as well: {why}",))
+        for name, why in (passed for answer in answers for passed in answer.get("skipped", ())):
+            context.warn((f"{name} was passed over: {why}",))
         return "\n".join(line for answer in answers for line in _pulled(answer, quiet))
 
     _refuse_both(parsed, "platform", "all-platforms")
@@ -128,6 +130,8 @@ def _login(context: Context, parsed: Parsed) -> int:
     if token:
         credentials = Credentials(credentials.username, "", token)
     keyring.keep(str(answer.get("registry") or registry), credentials)
+    if not answer.get("checked", True):
+        context.warn((f"{registry} lets everybody in: the password is kept, but not checked",))
     context.out.line(printable(str(answer.get("status") or "Login Succeeded")))
     return 0
 

@@ -42,7 +42,7 @@ _CONTAINERS = (
     Column("LOCAL VOLUMES", "LocalVolumes", right=True),
     Column("SIZE", "Size", right=True),
     Column("CREATED", "RunningFor", shrinks=True),
-    Column("STATUS", "Status", shrinks=True),
+    Column("STATUS", "Status", late=True),
     Column("NAMES", "Names"),
 )
 _VOLUMES = (

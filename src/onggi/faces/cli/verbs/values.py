@@ -39,7 +39,7 @@ _FINDINGS = (
 
 
 def _history(context: Context, parsed: Parsed) -> int:
-    full = parsed.on("no-trunc")
+    full, human_sizes = parsed.on("no-trunc"), parsed.get("human", True)
     now_ns = time.time_ns()
 
     def row(step: dict[str, Any]) -> dict[str, Any]:
@@ -48,17 +48,24 @@ def _history(context: Context, parsed: Parsed) -> int:
         except BadValueError:
             created_ns = 0
         layer = step.get("layer", "")
+        identity = step.get("id", "")
         return {
+            "ID": (identity if full else identity.removeprefix("sha256:")[:12]) or "<missing>",
             "Layer": (layer if full else layer.removeprefix("sha256:")[:12]) or "<none>",
             "CreatedAt": step["created"],
-            "CreatedSince": human.ago(created_ns, now_ns) or "N/A",
+            "CreatedSince": (human.ago(created_ns, now_ns) or "N/A")
+            if human_sizes
+            else step["created"],
             "CreatedBy": step["created_by"],
-            "Size": human.size(step["size_bytes"]),
+            "Size": human.size(step["size_bytes"]) if human_sizes else str(step["size_bytes"]),
             "Comment": step["comment"],
         }
 
     steps = context.client.call("images.history", {"target": parsed.arguments[0]})
-    show(context.out, _HISTORY, [row(s) for s in steps], parsed.text("format"), wide=full)
+    rows, form = [row(step) for step in steps], parsed.text("format")
+    if parsed.on("quiet") and not form:
+        form = "{{.ID}}"
+    show(context.out, _HISTORY, rows, form, wide=full)
     return 0
 
 
@@ -130,7 +137,7 @@ def _mutate(context: Context, parsed: Parsed) -> int:
     fds: list[int] = []
     try:
         for path in parsed.many("append"):
-            fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            fds.append(_open_layer(path))
         request = {
             "source": parsed.arguments[0],
             "target": parsed.text("tag"),
@@ -150,6 +157,15 @@ def _mutate(context: Context, parsed: Parsed) -> int:
             os.close(fd)
     context.out.line(answer["id"])
     return 0
+
+
+def _open_layer(path: str) -> int:
+    """A tar to read; `-` is stdin. Raises: OSError, InvalidArgument."""
+    if path != "-":
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.isatty(0):
+        raise InvalidArgument("no layer on stdin", hint="name a file, or use < FILE")
+    return os.dup(0)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -175,6 +191,7 @@ def _commit(context: Context, parsed: Parsed) -> int:
         "author": parsed.text("author"),
         "message": parsed.text("message"),
         "changes": parsed.many("change"),
+        "pause": parsed.get("pause", True),
     }
     context.out.line(context.client.call("containers.commit", request)["id"])
     return 0
@@ -194,8 +211,14 @@ def _sbom_form(text: str) -> str:
 
 VERBS = {
     "history": Verb(
-        _history, arguments="IMAGE", least=1, most=1, options=(_NO_TRUNC, _FORMAT),
-        complete="image", examples=(("onggi history debian", "how each layer was made"),),
+        _history, arguments="IMAGE", least=1, most=1, complete="image",
+        options=(
+            _NO_TRUNC,
+            _FORMAT,
+            Option("-q --quiet", "ids only, of steps that are an image's last"),
+            Option("-H --human", "sizes and times for people (true)", default=True),
+        ),
+        examples=(("onggi history debian", "how each layer was made"),),
     ),
     "tree": Verb(
         _tree, most=0, options=(_FORMAT,),
@@ -233,7 +256,7 @@ VERBS = {
             Option("-t --tag", "name of the new image", value="NAME"),
             _CHANGE,
             Option("--annotation", "NAME=VALUE in the manifest", value="ANNOTATION", many=True),
-            Option("--append", "put the files of a tar on top, as one more layer", value="FILE",
+            Option("--append", "put the files of a tar (- is stdin) on top", value="FILE",
                    many=True, complete="file"),
             Option("--flatten", "make one layer of all"),
             Option("--old-base", "with --new-base: what it was made on", value="IMAGE"),
@@ -256,6 +279,7 @@ VERBS = {
             Option("-a --author", "who made it", value="TEXT"),
             Option("-m --message", "a line for the history", value="TEXT"),
             _CHANGE,
+            Option("-p --pause", "let it stand still meanwhile (true)", default=True),
         ),
         complete="container",
         examples=(("onggi commit web web:tuned", "a container's changes as an image"),),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onggi.faces.cli import box, human
+from onggi.faces.cli import box, human, values
 from onggi.faces.cli.options import Option
 from onggi.faces.cli.verb import Verb
 from onggi.specs import jsontext
@@ -128,7 +128,7 @@ def _rights(view: dict[str, Any]) -> list[str]:
 
 def _view(context: Context, parsed: Parsed) -> int:
     found = context.client.call("containers.view", {"target": parsed.arguments[0]})
-    if parsed.on("json"):
+    if parsed.text("format") == "json":
         context.out.line(jsontext.pretty(found, 2))
         return 0
     width = context.out.columns if context.out.terminal else 100
@@ -144,7 +144,13 @@ VERBS = {
         least=1,
         most=1,
         options=(
-            Option("--json", "all of it, for a program"),
+            Option(
+                "--format",
+                "json: all of it, for a program",
+                value="FORM",
+                parse=values.only_json,
+                complete="json",
+            ),
             Option("--full", "every mount"),
         ),
         complete="container",

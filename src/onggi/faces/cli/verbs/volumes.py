@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from onggi.faces.cli import human
 from onggi.faces.cli.environment import label
-from onggi.faces.cli.options import Option
+from onggi.faces.cli.mountflags import volume_pair
+from onggi.faces.cli.options import BadValueError, Option
 from onggi.faces.cli.several import each
 from onggi.faces.cli.table import Column, show
 from onggi.faces.cli.verb import Verb
@@ -24,8 +25,17 @@ _COLUMNS = (
 )
 
 
+def _driver(text: str) -> str:
+    if text != "local":
+        raise BadValueError("volumes are directories of this host", "local")
+    return text
+
+
 def _create(context: Context, parsed: Parsed) -> int:
-    request: dict[str, Any] = {"labels": dict(parsed.many("label"))}
+    request: dict[str, Any] = {
+        "labels": dict(parsed.many("label")),
+        "options": dict(parsed.many("opt")),
+    }
     if parsed.arguments:
         request["name"] = parsed.arguments[0]
     context.out.line(context.client.call("volumes.create", request)["name"])
@@ -35,6 +45,8 @@ def _create(context: Context, parsed: Parsed) -> int:
 def _row(volume: dict[str, Any]) -> dict[str, Any]:
     return {
         "Name": volume["name"],
+        "Driver": "local",
+        "Scope": "local",
         "Mountpoint": volume["mountpoint"],
         "CreatedAt": human.timestamp(volume["created_ns"]),
         "Labels": ",".join(f"{k}={v}" for k, v in volume.get("labels", {}).items()),
@@ -65,8 +77,15 @@ VERBS = {
         arguments="[NAME]",
         most=1,
         options=(Option("-l --label", "label as KEY=VALUE", value="LABEL", many=True,
-                        parse=label),),
-        examples=(("onggi volume create data", "then: onggi run -v data:/data …"),),
+                        parse=label),
+                 Option("-d --driver", "local, the only one", value="DRIVER", parse=_driver),
+                 Option("-o --opt", "type, device or o, as for mount: o=bind", value="OPTION",
+                        many=True, parse=volume_pair)),
+        examples=(
+            ("onggi volume create data", "then: onggi run -v data:/data …"),
+            ("onggi volume create -o type=none -o o=bind -o device=/srv/data data",
+             "a directory of the host under a volume's name"),
+        ),
     ),
     "ls": Verb(
         _list,
