@@ -91,10 +91,11 @@ def _share() -> Iterator[None]:
         for pid in (_SHARE / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 before.write_text(pid)
-        for below in _SHARE.iterdir():
-            if below.is_dir():
-                below.rmdir()
-        _SHARE.rmdir()
+        with contextlib.suppress(OSError):  # a measurement that failed leaves its container
+            for below in _SHARE.iterdir():
+                if below.is_dir():
+                    below.rmdir()
+            _SHARE.rmdir()
 
 
 def _lend_to_warm() -> None:
