@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -529,6 +530,20 @@ def test_what_the_host_does_not_hold_is_left_out_with_a_warning(runtime: Runtime
     assert int(done.stdout.split()[1], 16) == 1 << BITS["CAP_KILL"]
     assert "CAP_SYS_RESOURCE" in done.stderr
     assert "RLIMIT_NOFILE" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="host feature missing: unshare")
+def test_inside_a_user_namespace_of_the_callers_own(runtime: Runtime) -> None:
+    """As podman calls it for an ordinary user: no device can be made, not everything mounted."""
+    bundle = runtime.bundle("/bin/sh", "-c", "cat /proc/self/uid_map; echo x >/dev/null; id -u")
+    words = ["unshare", "--user", "--map-root-user", "--mount", *runtime.words]
+    words += ["--root", str(runtime.root), "run", "-b", str(bundle), runtime.name("u")]
+    done = subprocess.run(
+        words, env=runtime.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "0", "1", "0"]
 
 
 def test_spec_writes_a_configuration_that_runs(runtime: Runtime) -> None:

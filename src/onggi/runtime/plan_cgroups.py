@@ -108,8 +108,9 @@ def _mount(
             target=target,
             attributes=attributes,
             options=options,
-            # A v1 hierarchy may be unmounted on the host at any time; the container only looks.
-            optional=fstype == "cgroup",
+            # A v1 hierarchy may be unmounted on the host at any time; the container only looks. And
+            # a user may not always mount what he has no part of.
+            optional=fstype == "cgroup" or draft.host.unprivileged,
         )
     )
 

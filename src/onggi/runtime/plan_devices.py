@@ -60,6 +60,7 @@ def _plan_device(draft: Draft, device: Device, path: str) -> None:
     bound = (
         draft.namespaces.own_users
         or draft.request.bind_devices
+        or draft.host.unprivileged
         or not draft.host.holds(BITS["CAP_MKNOD"])
     )
     if device.type == "p" or not bound:
