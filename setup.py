@@ -1,4 +1,4 @@
-"""Builds the C programs beside the Python: keel, guard, and the front installed as `onggi`."""
+"""Builds the C programs beside the Python: keel, guard, and the fronts that are installed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ HERE = Path(__file__).parent.resolve()
 PROGRAMS = ("keel", "guard")
 
 
-def build(program: str, out: Path) -> None:
+def build(program: str, out: Path, target: str = "all", variable: str = "OUT") -> None:
     """Compile `program` into the file `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["make", "-s", "-C", str(HERE / program), f"OUT={out}"], check=True)
+    words = ["make", "-s", "-C", str(HERE / program), target, f"{variable}={out}"]
+    subprocess.run(words, check=True)
     out.chmod(0o755)
 
 
@@ -32,10 +33,12 @@ class BuildPrograms(build_py):
 
 
 class BuildFront(build_scripts):
-    """Compile the front as the script `onggi`: setuptools' own command takes only text files."""
+    """Compile the fronts as scripts: setuptools' own command takes only text files."""
 
     def run(self) -> None:
-        build("front", Path(self.build_dir).resolve() / "onggi")
+        place = Path(self.build_dir).resolve()
+        build("front", place / "onggi")
+        build("front", place / "onggi-runtime", "runtime", "RUNTIME")
 
 
 class PlatformDistribution(Distribution):
@@ -49,5 +52,5 @@ os.chdir(HERE)
 setup(
     cmdclass={"build_py": BuildPrograms, "build_scripts": BuildFront},
     distclass=PlatformDistribution,
-    scripts=["front/front.c"],
+    scripts=["front/face.c"],
 )

@@ -225,17 +225,59 @@ int begin(int connection) {
     return 0;
 }
 
-int next_answer(int connection, struct answer *answer) {
+static void take_passed(struct msghdr *message, struct passed *passed) {
+    struct cmsghdr *control = CMSG_FIRSTHDR(message);
+    if (!control || control->cmsg_level != SOL_SOCKET || control->cmsg_type != SCM_RIGHTS)
+        return;
+    size_t size = control->cmsg_len - CMSG_LEN(0);
+    size_t room = sizeof passed->fds - (size_t)passed->count * sizeof(int);
+    if (size > room)
+        return;
+    memcpy(passed->fds + passed->count, CMSG_DATA(control), size);
+    passed->count += (int)(size / sizeof(int));
+}
+
+int next_answer(int connection, struct answer *answer, struct passed *passed) {
+    union {
+        struct cmsghdr head;
+        char space[CMSG_SPACE(MAX_PASSED * sizeof(int))];
+    } control;
     char *at = (char *)answer;
     size_t missing = sizeof *answer;
+    passed->count = 0;
     while (missing) {
-        ssize_t got = recv(connection, at, missing, 0);
+        struct iovec part = {.iov_base = at, .iov_len = missing};
+        struct msghdr message = {
+            .msg_iov = &part,
+            .msg_iovlen = 1,
+            .msg_control = control.space,
+            .msg_controllen = sizeof control.space,
+        };
+        ssize_t got = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
         if (got < 0 && errno == EINTR)
             continue;
-        if (got <= 0)
+        if (got > 0)
+            take_passed(&message, passed);
+        if (got <= 0) {
+            close_passed(passed);
             return -1;
+        }
         at += got;
         missing -= (size_t)got;
     }
     return 0;
+}
+
+void close_passed(struct passed *passed) {
+    while (passed->count)
+        close(passed->fds[--passed->count]);
+}
+
+void reset_signals(void) {
+    sigset_t none;
+    struct sigaction plain = {.sa_handler = SIG_DFL};
+    for (int number = 1; number < 32; number++)
+        sigaction(number, &plain, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -10,6 +10,7 @@ enum answer_kind {
     ANSWER_EXITED = 'E',  /* value: exit code */
     ANSWER_KILLED = 'K',  /* value: signal */
     ANSWER_STOPPED = 'S', /* value: signal */
+    ANSWER_SPAWN = 'P',   /* start keel with the descriptors that come along */
 };
 
 struct answer {
@@ -27,7 +28,19 @@ int hand_over(int connection, char *const *arguments, char *const *environment);
 /* Lets the child begin; -1 when it is gone, and nothing was done. */
 int begin(int connection);
 
-/* The next answer, however long it takes; -1 when the other side is gone. */
-int next_answer(int connection, struct answer *answer);
+enum { MAX_PASSED = 253 }; /* SCM_MAX_FD */
+
+struct passed {
+    int count;
+    int fds[MAX_PASSED];
+};
+
+/* The next answer, however long it takes, and the descriptors that came along, which the caller
+ * closes. -1 when the other side is gone. */
+int next_answer(int connection, struct answer *answer, struct passed *passed);
+void close_passed(struct passed *passed);
+
+/* Every signal's own effect, and none blocked: for a program that is started. */
+void reset_signals(void);
 
 #endif

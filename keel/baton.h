@@ -13,6 +13,7 @@ enum baton_kind {
     BATON_WARNED = 3, /* an optional step failed; the sender goes on */
     BATON_FAILED = 4,
     BATON_SLOTS = 5, /* more descriptors, nothing else */
+    BATON_HELD = 6,  /* init waits to be started, and nothing more comes */
 };
 
 /* Send the descriptors filled since the last message, then `kind` with `value` and, for WARNED and

@@ -4,6 +4,7 @@
  * happens in a stage process, because the monitor must stay outside; the stage clones init with
  * CLONE_PARENT, so that the monitor is init's parent and can wait for it. */
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -137,14 +138,27 @@ static int stage_clone(struct walk *walk, const struct step *step, struct join *
 
 /* The stage itself is born in the cgroup, and init in it after: once a user namespace is joined, its
  * caller may no longer touch the host's cgroups; and moving there would wait for a grace period. */
-static pid_t clone_stage(struct walk *walk, int cgroup) {
-    struct clone_args arguments = {.exit_signal = SIGCHLD};
+static pid_t clone_stage(struct walk *walk, int cgroup, int *pidfd) {
+    struct clone_args arguments = {
+        .flags = CLONE_PIDFD,
+        .pidfd = (uint64_t)(uintptr_t)pidfd,
+        .exit_signal = SIGCHLD,
+    };
     if (cgroup >= 0) {
-        arguments.flags = CLONE_INTO_CGROUP;
+        arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = (__u64)cgroup;
     }
     pid_t stage = sys_clone3(&arguments);
     return stage < 0 ? fail(walk->failure, "clone3", "the stage that joins namespaces") : stage;
+}
+
+/* Whether there is a message. A stage that was killed may have left an init, which waits for us and
+ * holds the other end of the baton open. */
+static int stage_speaks(const struct walk *walk, int stage) {
+    struct pollfd ends[2] = {{.fd = walk->baton, .events = POLLIN}, {.fd = stage, .events = POLLIN}};
+    while (poll(ends, 2, -1) < 0 && errno == EINTR)
+        ;
+    return ends[0].revents || poll(ends, 1, 0) > 0; /* it may have spoken before it ended */
 }
 
 /* Receive what the stage made. The stage has ended when this returns. */
@@ -152,7 +166,8 @@ static int clone_by_stage(struct walk *walk, const struct step *step, struct joi
                           int cgroup, int init_end) {
     enum baton_kind kind = BATON_GONE;
     uint32_t value = 0;
-    pid_t stage = clone_stage(walk, cgroup);
+    SCOPED_FD stage_pidfd = -1;
+    pid_t stage = clone_stage(walk, cgroup, &stage_pidfd);
     if (stage < 0)
         return -1;
     if (stage == 0) {
@@ -163,7 +178,7 @@ static int clone_by_stage(struct walk *walk, const struct step *step, struct joi
         _exit(0);
     }
     close(init_end);
-    int received = baton_receive(walk, &kind, &value);
+    int received = stage_speaks(walk, stage_pidfd) ? baton_receive(walk, &kind, &value) : 0;
     if (received < 0 || kind != BATON_CLONED || walk->slot[SLOT_PIDFD] < 0) {
         /* there may be an init (a failure may be its own word, which overtook the stage's): it
          * ends when nobody holds the other end */

@@ -201,7 +201,29 @@ int control_wait_go(struct monitor *m) {
     }
 }
 
-void control_send_failed(struct monitor *m, uint32_t type, const struct failure *failure) {
+int control_send_started(int control, const struct monitor *m, const int *passed, size_t count) {
+    struct started packet = {
+        .type = KEEL_STARTED,
+        .pid = (uint32_t)m->child,
+        .start_time = m->child_start_time,
+        .realtime_ns = m->started_ns,
+    };
+    struct iovec part = {&packet, sizeof packet};
+    return send_packet(control, &part, 1, passed, count);
+}
+
+int control_send_exited(int control, const siginfo_t *info) {
+    struct exited packet = {.type = KEEL_EXITED, .code = -1, .realtime_ns = realtime_ns()};
+    if (info->si_code == CLD_EXITED)
+        packet.code = info->si_status;
+    else
+        packet.signal = info->si_status;
+    packet.core_dumped = info->si_code == CLD_DUMPED;
+    struct iovec part = {&packet, sizeof packet};
+    return send_packet(control, &part, 1, NULL, 0);
+}
+
+void control_send_failed(int control, uint32_t type, const struct failure *failure) {
     struct {
         uint32_t type, step, opcode;
         int32_t error;
@@ -218,8 +240,7 @@ void control_send_failed(struct monitor *m, uint32_t type, const struct failure 
         {&facts, sizeof facts},
         {(char *)failure->facts, facts},
     };
-    if (m->control >= 0 && send_packet(m->control, parts, sizeof parts / sizeof parts[0], NULL, 0) <
-                               0)
+    if (control >= 0 && send_packet(control, parts, sizeof parts / sizeof parts[0], NULL, 0) < 0)
         complain(failure->detail, failure->error);
 }
 

@@ -171,6 +171,26 @@ static const char *check_supervise(const struct step *step) {
                : NULL;
 }
 
+static const char *check_hand_over(const struct step *step) {
+    const struct numbers *preserved = &step->field[2].numbers;
+    if (step->optional)
+        return "this step cannot be optional";
+    for (uint32_t i = 0; i < preserved->count; i++)
+        if (!is_slot(preserved->items[i]))
+            return "no such slot";
+    return NULL;
+}
+
+static const char *check_filter(const struct step *step) {
+    if (step->field[1].text.length % FILTER_BYTES || step->field[1].text.length == 0)
+        return "a filter is not a whole number of instructions";
+    if (number_of(step, 2) > NO_SLOT || number_of(step, 3) > NO_SLOT)
+        return "no such slot";
+    return (number_of(step, 2) == NO_SLOT) == (number_of(step, 3) == NO_SLOT)
+               ? NULL
+               : "an agent and what it is told go together";
+}
+
 static const char *check_netlink(const struct step *step) {
     const struct blob *messages = &step->field[0].text;
     const struct numbers *pids = &step->field[1].numbers;
@@ -209,12 +229,20 @@ static const char *check_step(const struct step *step) {
         if (step->optional)
             return "this step cannot be optional";
         return is_slot(number_of(step, 0)) ? NULL : "no such slot";
+    case STEP_CONNECT_AGENT:
+        return is_slot(number_of(step, 0)) && is_slot(number_of(step, 1)) ? NULL : "no such slot";
     case STEP_CLONE_INTO:
         return step->optional ? "this step cannot be optional" : check_clone(step);
     case STEP_MOUNT_OVERLAY:
         return check_overlay(step);
     case STEP_SUPERVISE:
         return check_supervise(step);
+    case STEP_HAND_OVER:
+        return check_hand_over(step);
+    case STEP_HOLD:
+        if (step->optional)
+            return "this step cannot be optional";
+        return is_slot(number_of(step, 0)) ? NULL : "no such slot";
     case STEP_SEND_NETLINK:
     case STEP_CONFIGURE_NETWORK:
         return check_netlink(step);
@@ -224,9 +252,7 @@ static const char *check_step(const struct step *step) {
     case STEP_OPEN_TERMINAL:
         return step->optional ? "this step cannot be optional" : NULL;
     case STEP_LOAD_SECCOMP:
-        return step->field[1].text.length % FILTER_BYTES || step->field[1].text.length == 0
-                   ? "a filter is not a whole number of instructions"
-                   : NULL;
+        return check_filter(step);
     case STEP_EXECUTE:
         if (step->optional)
             return "this step cannot be optional";
@@ -236,35 +262,49 @@ static const char *check_step(const struct step *step) {
     }
 }
 
+int is_of_init(uint16_t opcode) {
+    return opcode >= STEP_FIRST_OF_INIT && opcode <= STEP_LAST_OF_INIT;
+}
+
 static int needs_child(uint16_t opcode) {
     return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_IDMAP_TREE ||
            opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
-           opcode == STEP_SEND_NETLINK ||
-           opcode >= STEP_FIRST_OF_INIT;
+           opcode == STEP_SEND_NETLINK || opcode == STEP_RUN_HOST_HOOK ||
+           opcode == STEP_CONNECT_AGENT || opcode == STEP_SET_SCHEDULER ||
+           is_of_init(opcode);
 }
 
 /* Which steps have come so far. */
 struct seen {
-    int clone, terminal, sockets;
+    int clone, terminal, sockets, hold;
 };
+
+static int wants_terminal(const struct plan *plan) {
+    return number_of(&plan->steps[0], plan->steps[0].opcode == STEP_SUPERVISE ? 4 : 0) != 0;
+}
 
 /* What is wrong with the step's place in the plan; NULL: nothing. */
 static const char *check_place(const struct plan *plan, uint32_t index, const struct seen *seen) {
     uint16_t opcode = plan->steps[index].opcode;
-    if ((opcode == STEP_SUPERVISE) != (index == 0))
-        return "SUPERVISE is not the first step";
+    int first = opcode == STEP_SUPERVISE || opcode == STEP_HAND_OVER;
+    if (first != (index == 0))
+        return "the first step is neither SUPERVISE nor HAND_OVER, or there are two";
     if ((opcode == STEP_EXECUTE) != (index == plan->count - 1))
         return "EXECUTE is not the last step";
     if (opcode == STEP_CLONE_INTO && seen->clone)
         return "a second CLONE_INTO";
     if (opcode == STEP_BIND_SOCKETS && seen->sockets)
         return "a second BIND_SOCKETS";
+    if (opcode == STEP_HOLD && (seen->hold || plan->steps[0].opcode != STEP_HAND_OVER))
+        return "a second HOLD, or one without HAND_OVER";
+    if (seen->hold && !is_of_init(opcode))
+        return "a step of the monitor comes after HOLD";
     if (needs_child(opcode) && !seen->clone)
         return "a step of the child comes before CLONE_INTO";
     if ((opcode == STEP_SET_TIME_OFFSETS || opcode == STEP_JOIN_CGROUPS) && seen->clone)
         return "comes too late, after CLONE_INTO";
-    if (opcode == STEP_EXECUTE && !seen->terminal != !number_of(&plan->steps[0], 4))
-        return "SUPERVISE and OPEN_TERMINAL disagree about a terminal";
+    if (opcode == STEP_EXECUTE && !seen->terminal != !wants_terminal(plan))
+        return "the first step and OPEN_TERMINAL disagree about a terminal";
     return NULL;
 }
 
@@ -306,6 +346,7 @@ static const char *take_steps(struct cursor *cursor, struct plan *plan, uint32_t
         seen.clone |= step->opcode == STEP_CLONE_INTO;
         seen.terminal |= step->opcode == STEP_OPEN_TERMINAL;
         seen.sockets |= step->opcode == STEP_BIND_SOCKETS;
+        seen.hold |= step->opcode == STEP_HOLD;
     }
     return cursor->at == cursor->end ? NULL : "bytes after the last step";
 }

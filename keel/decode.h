@@ -12,7 +12,8 @@ enum opcode {
 #include "steps.def"
 #undef STEP
     STEP_FIRST_OF_INIT = STEP_SET_ROOT_PROPAGATION,
-    STEP_LIMIT = STEP_BIND_SOCKETS + 1,
+    STEP_LAST_OF_INIT = STEP_HOLD,
+    STEP_LIMIT = STEP_OPEN_PEER_TREE + 1,
 };
 
 enum { MAX_FIELDS = 11, SLOTS = 256, NO_SLOT = 255 };
@@ -61,6 +62,9 @@ void free_plan(struct plan *plan);
 
 /* The name of a step as in steps.def, "?" for an unknown one. */
 const char *step_name(unsigned opcode);
+
+/* Whether init carries this step out; else it is the monitor's. */
+int is_of_init(uint16_t opcode);
 
 static inline const char *text_of(const struct step *step, unsigned index) {
     return step->field[index].text.bytes;

@@ -41,6 +41,8 @@ int init_disarm(struct walk *walk) {
         return fail(walk->failure, "sendmsg", "descriptors for the monitor");
     if (close_range(3, ~0u, CLOSE_RANGE_CLOEXEC) < 0)
         return fail(walk->failure, "close_range", "from 3");
+    if (init_place_preserved(walk) < 0)
+        return -1;
     if (prctl(PR_SET_PDEATHSIG, 0) < 0)
         return fail(walk->failure, "prctl", "PR_SET_PDEATHSIG");
     if (recv(walk->baton, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
@@ -112,7 +114,9 @@ static int take_turn(struct walk *walk, uint32_t *index) {
         int result = carry_out(walk, *index);
         if (result < 0)
             return -1;
-        if (result > 0 && baton_send(walk, BATON_WARNED, *index) < 0)
+        if (result > 0 && walk->starter >= 0)
+            control_send_failed(walk->starter, KEEL_WARNED, walk->failure);
+        else if (result > 0 && baton_send(walk, BATON_WARNED, *index) < 0)
             return -1;
         ++*index;
     }
@@ -135,6 +139,7 @@ static int live(struct walk *walk, int user_namespace_joined) {
     uint32_t index = walk->plan->clone_index + 1;
     enum baton_kind kind = BATON_GONE;
     walk->armed = 1;
+    close(CONTROL_FD); /* its end is to tell that the monitor has ended */
     if (enter_cgroups(walk) < 0 || init_arm(walk) < 0)
         return -1;
     prctl(PR_SET_NAME, "keel:init");
@@ -162,6 +167,9 @@ void init_main(struct walk *walk, int user_namespace_joined) {
     walk->failure->step = walk->plan->clone_index;
     walk->failure->opcode = STEP_CLONE_INTO;
     live(walk, user_namespace_joined);
-    baton_send(walk, BATON_FAILED, 0);
+    if (walk->starter >= 0)
+        control_send_failed(walk->starter, KEEL_FAILED, walk->failure);
+    else
+        baton_send(walk, BATON_FAILED, 0);
     _exit(1);
 }

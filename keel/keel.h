@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #endif
 
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -97,8 +98,13 @@ int monitor_open(struct monitor *m);
 /* Handle ATTACH, RESIZE … until GO. -1: the engine is gone, nothing is to be started. */
 int control_wait_go(struct monitor *m);
 
-/* Send FAILED or WARNED (`type`) to the engine; works before monitor_open too. */
-void control_send_failed(struct monitor *m, uint32_t type, const struct failure *failure);
+/* Send FAILED or WARNED (`type`) on a control socket; works before monitor_open too. */
+void control_send_failed(int control, uint32_t type, const struct failure *failure);
+
+/* Send STARTED about m->child on `control`, with `count` descriptors. -1 with errno. */
+int control_send_started(int control, const struct monitor *m, const int *passed, size_t count);
+/* Send EXITED with what waitid(2) told. -1 with errno. */
+int control_send_exited(int control, const siginfo_t *info);
 
 /* Before a control socket is closed: take no more, and read what is there. Closed with messages
  * unread it would make the other end forget what it was told (ECONNRESET). */

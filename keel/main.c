@@ -1,4 +1,5 @@
-/* keel: `keel monitor N` starts and supervises one task (README.md). */
+/* keel: `keel monitor N` starts and supervises one task, `keel create N` starts one that others
+ * supervise (README.md). */
 #include <errno.h>
 #include <linux/close_range.h>
 #include <signal.h>
@@ -10,7 +11,7 @@
 #include "syscalls.h"
 #include "walk.h"
 
-enum { PLAN_FD = 3, CONTROL_FD = 4, MAX_PLAN_BYTES = 64 << 20, EXIT_USAGE = 2 };
+enum { PLAN_FD = 3, MAX_PLAN_BYTES = 64 << 20, EXIT_USAGE = 2 };
 
 /* The failure report makes it too large for a stack frame. */
 static struct monitor the_monitor;
@@ -24,7 +25,6 @@ static int become_monitor(struct failure *failure, unsigned borrowed) {
     sys_set_handler(SIGCHLD, SIG_DFL); /* ignored, it would reap the child unseen */
     setsid();
     umask(077);
-    prctl(PR_SET_NAME, "keel:monitor");
     if (prctl(PR_SET_DUMPABLE, 0) < 0)
         return fail(failure, "prctl", "PR_SET_DUMPABLE");
     if (close_range(FIRST_SLOT_FD + borrowed, ~0u, 0) < 0 ||
@@ -80,7 +80,7 @@ static void configure(struct monitor *m, const struct plan *plan) {
 static int report(struct monitor *m, const char *call) {
     if (!m->failure.error)
         fail(&m->failure, call, "%s", m->cfg.run_dir ? m->cfg.run_dir : "");
-    control_send_failed(m, KEEL_FAILED, &m->failure);
+    control_send_failed(m->control, KEEL_FAILED, &m->failure);
     settle_control(CONTROL_FD);
     return EXIT_FAILURE;
 }
@@ -102,7 +102,23 @@ static int start(struct monitor *m, const struct plan *plan, unsigned borrowed) 
     return 0;
 }
 
-static int monitor_main(struct monitor *m, unsigned borrowed) {
+static int supervise_task(struct monitor *m, struct plan *plan, uint8_t *bytes, unsigned borrowed) {
+    int started = start(m, plan, borrowed);
+    /* nobody needs the plan from here on, and a monitor lives long */
+    m->cfg = (struct supervise_config){0};
+    free_plan(plan);
+    free(bytes);
+    return started == 0 && supervise(m) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+static int create_task(struct monitor *m, const struct plan *plan, unsigned borrowed) {
+    m->cfg.terminal = number_of(&plan->steps[0], 0) != 0;
+    int made = walk_plan(m, plan, borrowed) == 0 && hand_over(m, number_of(&plan->steps[0], 1) != 0) == 0;
+    settle_control(CONTROL_FD);
+    return made ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+static int keel_main(struct monitor *m, uint16_t role, unsigned borrowed) {
     struct plan plan;
     size_t size = 0;
     m->control = CONTROL_FD;
@@ -115,22 +131,25 @@ static int monitor_main(struct monitor *m, unsigned borrowed) {
     uint8_t *bytes = read_plan(&m->failure, &size);
     if (!bytes || decode_plan(bytes, size, &plan, &m->failure) < 0)
         return report(m, "keel");
-    int started = start(m, &plan, borrowed);
-    /* nobody needs the plan from here on, and a monitor lives long */
-    m->cfg = (struct supervise_config){0};
-    free_plan(&plan);
-    free(bytes);
-    return started == 0 && supervise(m) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (plan.steps[0].opcode != role) {
+        errno = EBADMSG;
+        fail(&m->failure, "decode", "the plan is for another role");
+        return report(m, "keel");
+    }
+    return role == STEP_SUPERVISE ? supervise_task(m, &plan, bytes, borrowed)
+                                  : create_task(m, &plan, borrowed);
 }
 
 int main(int argc, char **argv) {
     const char *at = argc == 3 ? argv[2] : "";
     uint64_t borrowed = parse_u64(&at);
-    if (argc != 3 || borrowed > NO_SLOT || *at || at == argv[2] ||
-        strcmp(argv[1], "monitor") != 0) {
+    int monitors = argc == 3 && strcmp(argv[1], "monitor") == 0;
+    int creates = argc == 3 && strcmp(argv[1], "create") == 0;
+    if (!(monitors || creates) || borrowed > NO_SLOT || *at || at == argv[2]) {
         static const char usage[] =
-            "usage: keel monitor N (spawned by onggi, see keel/README.md)\n";
+            "usage: keel monitor|create N (spawned by onggi, see keel/README.md)\n";
         return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? EXIT_FAILURE : EXIT_USAGE;
     }
-    return monitor_main(&the_monitor, (unsigned)borrowed);
+    prctl(PR_SET_NAME, monitors ? "keel:monitor" : "keel:create");
+    return keel_main(&the_monitor, monitors ? STEP_SUPERVISE : STEP_HAND_OVER, (unsigned)borrowed);
 }

@@ -1,10 +1,14 @@
 /* The monitor's steps: what only the host's side can do, to or for the child. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include "resolve.h"
 #include "syscalls.h"
@@ -23,9 +27,10 @@ static int write_file(struct walk *walk, const char *path, const char *text, siz
     return fail(walk->failure, "write", "%s to %s", text, path);
 }
 
-static int write_child_file(struct walk *walk, const char *name, const char *text, size_t length) {
+static int write_process_file(struct walk *walk, pid_t pid, const char *name, const char *text,
+                              size_t length) {
     char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", walk->child, name);
+    snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
     return write_file(walk, path, text, length);
 }
 
@@ -80,14 +85,19 @@ int step_set_time_offsets(struct walk *walk, const struct step *step) {
                       step->field[0].text.length);
 }
 
+static int write_maps(struct walk *walk, pid_t pid, const struct blob *users,
+                      const struct blob *groups) {
+    if (write_process_file(walk, pid, "uid_map", users->bytes, users->length) < 0)
+        return -1;
+    return write_process_file(walk, pid, "gid_map", groups->bytes, groups->length);
+}
+
 int step_write_id_maps(struct walk *walk, const struct step *step) {
     const struct blob *setgroups = &step->field[2].text;
     if (setgroups->length &&
-        write_child_file(walk, "setgroups", setgroups->bytes, setgroups->length) < 0)
+        write_process_file(walk, walk->child, "setgroups", setgroups->bytes, setgroups->length) < 0)
         return -1;
-    if (write_child_file(walk, "uid_map", text_of(step, 0), step->field[0].text.length) < 0)
-        return -1;
-    return write_child_file(walk, "gid_map", text_of(step, 1), step->field[1].text.length);
+    return write_maps(walk, walk->child, &step->field[0].text, &step->field[1].text);
 }
 
 /* Only opened here: a process of one thread that moves itself takes no lock that waits, whereas a
@@ -114,15 +124,41 @@ void cgroups_close(struct walk *walk) {
         close(walk->cgroup[--walk->cgroups]);
 }
 
-int step_idmap_tree(struct walk *walk, const struct step *step) {
+static int open_user_namespace(struct walk *walk, pid_t pid) {
     char path[64];
+    snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+    int user = open(path, O_RDONLY | O_CLOEXEC);
+    return user < 0 ? fail(walk->failure, "open", "%s", path) : user;
+}
+
+/* A user namespace with these maps, in which nobody lives: a process holds it until it is open. */
+static int make_user_namespace(struct walk *walk, const struct blob *users,
+                               const struct blob *groups) {
+    struct clone_args arguments = {.flags = CLONE_NEWUSER, .exit_signal = SIGCHLD};
+    pid_t holder = sys_clone3(&arguments);
+    if (holder == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            poll(NULL, 0, -1);
+    }
+    if (holder < 0)
+        return fail(walk->failure, "clone3", "a user namespace for a mount");
+    int user = write_maps(walk, holder, users, groups) < 0 ? -1 : open_user_namespace(walk, holder);
+    kill(holder, SIGKILL);
+    while (waitpid(holder, NULL, 0) < 0 && errno == EINTR)
+        ;
+    return user;
+}
+
+int step_idmap_tree(struct walk *walk, const struct step *step) {
+    const struct blob *users = &step->field[2].text;
     int tree = slot_get(walk, number_of(step, 0));
     if (tree < 0)
         return -1;
-    snprintf(path, sizeof path, "/proc/%d/ns/user", walk->child);
-    SCOPED_FD user = open(path, O_RDONLY | O_CLOEXEC);
+    SCOPED_FD user = users->length ? make_user_namespace(walk, users, &step->field[3].text)
+                                   : open_user_namespace(walk, walk->child);
     if (user < 0)
-        return fail(walk->failure, "open", "%s", path);
+        return -1;
     struct mount_attr attributes = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (__u64)user};
     unsigned recursive = number_of(step, 1) ? AT_RECURSIVE : 0;
     if (mount_setattr(tree, "", AT_EMPTY_PATH | recursive, &attributes, sizeof attributes) < 0)
@@ -134,7 +170,7 @@ int step_idmap_tree(struct walk *walk, const struct step *step) {
 int step_set_oom_score(struct walk *walk, const struct step *step) {
     char text[32];
     int length = snprintf(text, sizeof text, "%lld", (long long)step->field[0].integer);
-    return write_child_file(walk, "oom_score_adj", text, (size_t)length);
+    return write_process_file(walk, walk->child, "oom_score_adj", text, (size_t)length);
 }
 
 int step_set_rlimit(struct walk *walk, const struct step *step) {

@@ -1,9 +1,7 @@
-/* Init's steps on paths of the root: made, made read-only, covered; and sysctls. */
+/* Init's steps on paths of the root: made, made read-only, covered. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/magic.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -12,8 +10,6 @@
 #include "resolve.h"
 #include "syscalls.h"
 #include "walk.h"
-
-enum { PROC_ROOT_INODE = 1 };
 
 /* Where the last component of a path is to be made. */
 static int open_parent(struct walk *walk, const char *path, char *name) {
@@ -100,57 +96,6 @@ int step_make_device(struct walk *walk, const struct step *step) {
         return fail(walk->failure, "fchownat", "%s", path);
     if (fchmodat(parent, name, (mode_t)number_of(step, 4), 0) < 0)
         return fail(walk->failure, "fchmodat", "%s", path);
-    return 0;
-}
-
-/* /proc of the root, and only if it is the root of a procfs. */
-static int open_proc(struct walk *walk) {
-    struct stat facts;
-    int root = init_root(walk);
-    int proc = root < 0 ? -1 : resolve_in(root, "/proc", O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
-    if (root < 0 || proc < 0)
-        return root < 0 ? -1 : fail(walk->failure, "openat2", "/proc");
-    if (is_on(proc, PROC_SUPER_MAGIC) && fstat(proc, &facts) == 0 &&
-        facts.st_ino == PROC_ROOT_INODE)
-        return proc;
-    close(proc);
-    errno = EXDEV;
-    return fail(walk->failure, "fstatfs", "/proc is not a procfs");
-}
-
-/* "net.ipv4.ip_forward" → "sys/net/ipv4/ip_forward"; a key with slashes is taken as it is
- * (sysctl(8): dots in an interface's name). */
-static int sysctl_path(const char *key, char *path, size_t size) {
-    int length = snprintf(path, size, "sys/%s", key);
-    if (length < 0 || (size_t)length >= size) {
-        errno = ENAMETOOLONG;
-        return -1;
-    }
-    for (char *at = path; !strchr(key, '/') && (at = strchr(at, '.'));)
-        *at = '/';
-    return 0;
-}
-
-int step_write_sysctl(struct walk *walk, const struct step *step) {
-    char path[512];
-    const char *key = text_of(step, 0);
-    const struct blob *value = &step->field[1].text;
-    /* nothing may be mounted over the file: a write meant for a setting would reach something else
-     * (CVE-2025-52881) */
-    struct open_how how = {
-        .flags = O_WRONLY | O_CLOEXEC | O_NOCTTY,
-        .resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
-    };
-    if (sysctl_path(key, path, sizeof path) < 0)
-        return fail(walk->failure, "openat2", "%s", key);
-    SCOPED_FD proc = open_proc(walk);
-    if (proc < 0)
-        return -1;
-    SCOPED_FD file = sys_openat2(proc, path, &how);
-    if (file < 0)
-        return fail(walk->failure, "openat2", "/proc/%s", path);
-    if (write(file, value->bytes, value->length) != (ssize_t)value->length)
-        return fail(walk->failure, "write", "%s to /proc/%s", value->bytes, path);
     return 0;
 }
 

@@ -72,6 +72,7 @@ int step_set_no_new_privileges(struct walk *walk, const struct step *step) {
  * before. */
 int step_load_seccomp(struct walk *walk, const struct step *step) {
     const struct blob *program = &step->field[1].text;
+    struct agent agent;
     if (init_provide_stdio(walk) < 0 || init_disarm(walk) < 0)
         return -1;
     if (program->length / sizeof(struct sock_filter) > BPF_MAXINSNS) {
@@ -81,10 +82,14 @@ int step_load_seccomp(struct walk *walk, const struct step *step) {
     /* only the kernel reads it, which does not mind that it is not aligned */
     struct sock_fprog filter = {(unsigned short)(program->length / sizeof(struct sock_filter)),
                                 (struct sock_filter *)(uintptr_t)program->bytes};
-    if (sys_seccomp(SECCOMP_SET_MODE_FILTER, (unsigned)number_of(step, 0), &filter) < 0)
+    int asks = number_of(step, 2) != NO_SLOT;
+    if (asks && agent_prepare(walk, step, &agent) < 0)
+        return -1;
+    int listener = sys_seccomp(SECCOMP_SET_MODE_FILTER, (unsigned)number_of(step, 0), &filter);
+    if (listener < 0)
         return fail(walk->failure, "seccomp", "%u instructions, flags %#llx", filter.len,
                     (unsigned long long)number_of(step, 0));
-    return 0;
+    return asks ? agent_tell(walk, &agent, listener) : 0;
 }
 
 static int drop_bounding(struct walk *walk, uint64_t keep) {
@@ -138,6 +143,16 @@ static int raise_ambient(struct walk *walk, uint64_t mask) {
     return 0;
 }
 
+/* The caller's pipes and sockets too; never its files and devices. Where the caller's are not ours to
+ * give they serve as they are. */
+static void give_callers_stdio(uid_t uid) {
+    struct stat facts;
+    for (int fd = 0; fd < 3; fd++)
+        if (fstat(fd, &facts) == 0 && (S_ISFIFO(facts.st_mode) || S_ISSOCK(facts.st_mode)) &&
+            facts.st_uid != uid && fchown(fd, uid, (gid_t)-1) < 0)
+            continue;
+}
+
 /* So that the user can open /dev/stdout again. Only what was made for this container: fd 0 may be
  * the host's /dev/null. A terminal keeps its group. Where 0 is not mapped the pipes are nobody's
  * inside (EPERM): then they serve as they are. */
@@ -145,6 +160,8 @@ static int give_stdio(struct walk *walk, uid_t uid, gid_t gid) {
     for (int fd = 0; fd < 3; fd++)
         if (walk->pipe_ends[fd] >= 0 && fchown(fd, uid, gid) < 0 && errno != EPERM)
             return fail(walk->failure, "fchown", "fd %d", fd);
+    if (walk->plan->steps[0].opcode == STEP_HAND_OVER && !walk->terminal_known)
+        give_callers_stdio(uid);
     if (walk->terminal_known && fchown(STDIN_FILENO, uid, (gid_t)-1) < 0)
         return fail(walk->failure, "fchown", "the terminal");
     return 0;

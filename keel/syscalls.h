@@ -7,6 +7,7 @@
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -33,6 +34,10 @@ static inline ssize_t sys_getxattr(const char *path, const char *name, void *val
 
 static inline int sys_seccomp(unsigned operation, unsigned flags, void *arguments) {
     return (int)syscall(SYS_seccomp, operation, flags, arguments);
+}
+
+static inline int sys_memfd_create(const char *name, unsigned flags) {
+    return (int)syscall(SYS_memfd_create, name, flags);
 }
 
 /* Ignore a signal or not; no handlers. The C library's call refuses its own two signals. */

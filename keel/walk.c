@@ -57,10 +57,21 @@ static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = 
     [STEP_EXECUTE] = step_execute,
     [STEP_CONFIGURE_NETWORK] = step_configure_network,
     [STEP_BIND_SOCKETS] = step_bind_sockets,
+    [STEP_HOLD] = step_hold,
+    [STEP_RUN_HOST_HOOK] = step_run_host_hook,
+    [STEP_CONNECT_AGENT] = step_connect_agent,
+    [STEP_SET_SCHEDULER] = step_set_scheduler,
+    [STEP_SET_CPU_AFFINITY] = step_set_cpu_affinity,
+    [STEP_RUN_HOOK] = step_run_hook,
+    [STEP_SET_IO_PRIORITY] = step_set_io_priority,
+    [STEP_SET_MEMORY_POLICY] = step_set_memory_policy,
+    [STEP_SET_PERSONALITY] = step_set_personality,
+    [STEP_CHANGE_MOUNT] = step_change_mount,
+    [STEP_SET_LABEL] = step_set_label,
 };
 
 int is_init_step(const struct step *step) {
-    return step->opcode >= STEP_FIRST_OF_INIT;
+    return is_of_init(step->opcode);
 }
 
 int carry_out(struct walk *walk, uint32_t index) {
@@ -109,7 +120,8 @@ static int prepare(struct monitor *m, struct walk *walk) {
         snprintf(path, sizeof path, "/proc/%d/ns/mnt", walk->child);
         m->mount_namespace = open(path, O_RDONLY | O_CLOEXEC);
     }
-    monitor_prepare(m);
+    if (m->own)
+        monitor_prepare(m);
     return 0;
 }
 
@@ -146,12 +158,15 @@ static int64_t monitor_let_init(struct monitor *m, struct walk *walk, uint32_t i
     while (result == 0 && (result = baton_receive(walk, &kind, &value)) == 0) {
         switch (kind) {
         case BATON_WARNED:
-            control_send_failed(m, KEEL_WARNED, walk->failure);
+            control_send_failed(m->control, KEEL_WARNED, walk->failure);
             break;
         case BATON_PASS:
             return value;
         case BATON_FAILED:
             return -1;
+        case BATON_HELD:
+            walk->held = 1;
+            return walk->plan->count;
         default:
             return walk->plan->count; /* closed: by execve, or by death */
         }
@@ -176,7 +191,7 @@ static int monitor_confirm(struct monitor *m, struct walk *walk) {
     m->started_mono_ns = now_ns(CLOCK_MONOTONIC);
     if (read_stat(walk->stat, &m->child_start_time, &executed) < 0)
         return fail(walk->failure, "read", "/proc/%d/stat", walk->child);
-    if (executed || reaps)
+    if (executed || reaps || walk->held)
         return 0;
     errno = ECHILD;
     return fail(walk->failure, "execve", "init ended before it could execute the application");
@@ -212,7 +227,7 @@ static void hand_to_supervision(struct monitor *m, struct walk *walk) {
 }
 
 static int monitor_walk(struct monitor *m, struct walk *walk) {
-    uint32_t index = 1; /* SUPERVISE is the monitor itself */
+    uint32_t index = 1; /* SUPERVISE and HAND_OVER are the monitor itself */
     while (index < walk->plan->count) {
         if (is_init_step(&walk->plan->steps[index])) {
             int64_t next = monitor_let_init(m, walk, index);
@@ -225,7 +240,7 @@ static int monitor_walk(struct monitor *m, struct walk *walk) {
         if (result < 0)
             return -1;
         if (result > 0)
-            control_send_failed(m, KEEL_WARNED, walk->failure);
+            control_send_failed(m->control, KEEL_WARNED, walk->failure);
         index++;
     }
     if (monitor_confirm(m, walk) == 0)
@@ -243,11 +258,13 @@ int walk_plan(struct monitor *m, const struct plan *plan, unsigned borrowed) {
         .pidfd = -1,
         .stat = -1,
         .stdin_open = m->cfg.stdin_open,
+        .stdio_known = plan->steps[0].opcode == STEP_HAND_OVER,
         .terminal_comes = m->cfg.terminal,
         .root = -1,
         .root_place = -1,
         .empty_tree = -1,
         .pipe_ends = {-1, -1, -1},
+        .starter = -1,
     };
     for (unsigned slot = 0; slot < SLOT_LIMIT; slot++)
         walk.slot[slot] = slot < borrowed ? FIRST_SLOT_FD + (int)slot : -1;
@@ -256,6 +273,6 @@ int walk_plan(struct monitor *m, const struct plan *plan, unsigned borrowed) {
         return 0;
     }
     reap_child(&walk);
-    control_send_failed(m, KEEL_FAILED, &m->failure);
+    control_send_failed(m->control, KEEL_FAILED, &m->failure);
     return -1;
 }

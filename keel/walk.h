@@ -31,6 +31,7 @@ struct walk {
     pid_t child;
     int pidfd;
     int stat; /* /proc/PID/stat of the child */
+    int held; /* 1: the child waits to be started */
 
     /* Opened by the monitor before the clone, joined by init with its first calls. */
     int cgroup[MAX_CGROUPS];
@@ -49,6 +50,7 @@ struct walk {
     int stdio_known;         /* 1: fds 0-2 are the container's */
     int terminal_known;      /* 1: they are a terminal */
     int pipe_ends[3];        /* fds 0-2 that are pipes of our own, or -1 */
+    int starter;             /* who started an init that was held; -1: it has not been */
 };
 
 /* Put an owned descriptor into a slot; what was there is closed. */
@@ -56,7 +58,7 @@ void slot_fill(struct walk *walk, unsigned slot, int fd);
 /* The descriptor in a slot, or -1 with errno and the failure filled. */
 int slot_get(struct walk *walk, uint64_t slot);
 
-enum { FIRST_SLOT_FD = 5 };
+enum { CONTROL_FD = 4, FIRST_SLOT_FD = 5 };
 
 /* Carry out the plan up to the child's execve; slots 0 … borrowed-1 are the descriptors from
  * FIRST_SLOT_FD on. 0: the application runs; walk->child and the slots
@@ -85,8 +87,27 @@ int init_arm(struct walk *walk);
 int init_disarm(struct walk *walk);
 /* Give the container its fds 0-2, once; where a terminal comes, that step does. */
 int init_provide_stdio(struct walk *walk);
+/* hold.c: give the application the descriptors that it was promised, from 3 on. What is still needed
+ * has other numbers then. */
+int init_place_preserved(struct walk *walk);
+/* hold.c: tell the spawner who runs, and return once that is on record; else the child is killed.
+ * `waits`: not before the child has ended and the spawner was told how. */
+int hand_over(struct monitor *m, int waits);
 /* The root's descriptor; "/" if no root was attached. -1 with the failure filled. */
 int init_root(struct walk *walk);
+
+/* hook.c: a file with the pieces and the number between them, to be read from its start. Owned; -1
+ * with the failure filled. */
+int state_file(struct walk *walk, const struct list *pieces, pid_t pid);
+
+/* agent.c: what LOAD_SECCOMP tells the agent. Nothing but sendmsg is called once it is prepared. */
+struct agent {
+    int socket;
+    const char *state;
+    size_t size;
+};
+int agent_prepare(struct walk *walk, const struct step *step, struct agent *agent);
+int agent_tell(struct walk *walk, const struct agent *agent, int listener);
 
 int step_open_tree(struct walk *walk, const struct step *step);
 int step_open_peer_tree(struct walk *walk, const struct step *step);
@@ -97,6 +118,10 @@ int step_idmap_tree(struct walk *walk, const struct step *step);
 int step_set_oom_score(struct walk *walk, const struct step *step);
 int step_set_rlimit(struct walk *walk, const struct step *step);
 int step_send_netlink(struct walk *walk, const struct step *step);
+int step_run_host_hook(struct walk *walk, const struct step *step);
+int step_connect_agent(struct walk *walk, const struct step *step);
+int step_set_scheduler(struct walk *walk, const struct step *step);
+int step_set_cpu_affinity(struct walk *walk, const struct step *step);
 
 int step_set_root_propagation(struct walk *walk, const struct step *step);
 int step_join_keyring(struct walk *walk, const struct step *step);
@@ -125,5 +150,12 @@ int step_change_directory(struct walk *walk, const struct step *step);
 int step_execute(struct walk *walk, const struct step *step);
 int step_configure_network(struct walk *walk, const struct step *step);
 int step_bind_sockets(struct walk *walk, const struct step *step);
+int step_hold(struct walk *walk, const struct step *step);
+int step_run_hook(struct walk *walk, const struct step *step);
+int step_set_io_priority(struct walk *walk, const struct step *step);
+int step_set_memory_policy(struct walk *walk, const struct step *step);
+int step_set_personality(struct walk *walk, const struct step *step);
+int step_change_mount(struct walk *walk, const struct step *step);
+int step_set_label(struct walk *walk, const struct step *step);
 
 #endif

@@ -71,7 +71,7 @@ static void test_order(void) {
     begin_plan(&buffer, 2);
     put_clone(&buffer, 0, -1);
     put_execute(&buffer, "x", 1);
-    refuse(&buffer, 0, "SUPERVISE is not the first step");
+    refuse(&buffer, 0, "the first step is neither SUPERVISE nor HAND_OVER, or there are two");
     begin_plan(&buffer, 2);
     put_supervise(&buffer, 0);
     put_execute(&buffer, "x", 1);
@@ -90,7 +90,7 @@ static void test_order(void) {
     put_supervise(&buffer, 1);
     put_clone(&buffer, 0, -1);
     put_execute(&buffer, "x", 1);
-    refuse(&buffer, 2, "SUPERVISE and OPEN_TERMINAL disagree about a terminal");
+    refuse(&buffer, 2, "the first step and OPEN_TERMINAL disagree about a terminal");
 }
 
 static void test_fields(void) {
@@ -122,19 +122,53 @@ static void test_fields(void) {
     refuse(&buffer, 0, "a string is cut short or not ended by NUL");
 }
 
+static void put_filter_plan(struct buffer *buffer, uint64_t agent, uint64_t state) {
+    begin_plan(buffer, 4);
+    put_supervise(buffer, 0);
+    put_clone(buffer, 0, -1);
+    begin_step(buffer, 37, 0);
+    put(buffer, 0, 8);
+    put(buffer, 8, 4);
+    put(buffer, 0x7fff000000000006, 8);
+    put(buffer, 0, 1);
+    put(buffer, agent, 8);
+    put(buffer, state, 8);
+    end_step(buffer);
+    put_execute(buffer, "x", 1);
+}
+
 static void test_a_filter_may_hold_nul(void) {
+    struct buffer buffer;
+    put_filter_plan(&buffer, 255, 255);
+    CHECK(decode(&buffer, buffer.size) == 0);
+    put_filter_plan(&buffer, 3, 4);
+    CHECK(decode(&buffer, buffer.size) == 0);
+    put_filter_plan(&buffer, 3, 255);
+    refuse(&buffer, 2, "an agent and what it is told go together");
+    put_filter_plan(&buffer, 256, 256);
+    refuse(&buffer, 2, "no such slot");
+}
+
+static void put_agent(struct buffer *buffer, uint64_t slot) {
+    begin_step(buffer, 12, 0);
+    put(buffer, slot, 8);
+    put(buffer, 7, 8);
+    put_text(buffer, "/run/agent");
+    put(buffer, 0, 4);
+    end_step(buffer);
+}
+
+static void test_an_agent_is_told_of_a_child(void) {
     struct buffer buffer;
     begin_plan(&buffer, 4);
     put_supervise(&buffer, 0);
+    put_agent(&buffer, 6);
+    refuse(&buffer, 1, "a step of the child comes before CLONE_INTO");
+    begin_plan(&buffer, 4);
+    put_supervise(&buffer, 0);
     put_clone(&buffer, 0, -1);
-    begin_step(&buffer, 37, 0);
-    put(&buffer, 0, 8);
-    put(&buffer, 8, 4);
-    put(&buffer, 0x7fff000000000006, 8);
-    put(&buffer, 0, 1);
-    end_step(&buffer);
-    put_execute(&buffer, "x", 1);
-    CHECK(decode(&buffer, buffer.size) == 0);
+    put_agent(&buffer, 255);
+    refuse(&buffer, 2, "no such slot");
 }
 
 /* A plan with one step of a batch of two messages, the second of `length` bytes by its word. */
@@ -210,7 +244,7 @@ static void test_sockets(void) {
 static void put_peer_tree(struct buffer *buffer, uint64_t slot, unsigned flags) {
     begin_plan(buffer, 4);
     put_supervise(buffer, 0);
-    begin_step(buffer, 11, flags);
+    begin_step(buffer, 64, flags);
     put(buffer, slot, 8);
     put_text(buffer, "/proc/7/ns/mnt");
     put_text(buffer, "/dev/shm");
@@ -227,6 +261,47 @@ static void test_peer_tree(void) {
     refuse(&buffer, 1, "this step cannot be optional");
     put_peer_tree(&buffer, 3, 0);
     CHECK(decode(&buffer, buffer.size) == 0);
+}
+
+/* `hold` times HOLD in slot `slot`, then a step of the monitor if `late`. */
+static void put_held_plan(struct buffer *buffer, int handed, unsigned hold, uint64_t slot, int late) {
+    begin_plan(buffer, 3 + hold + (late ? 1 : 0));
+    if (handed) {
+        begin_step(buffer, 15, 0);
+        put(buffer, 0, 8);
+        put(buffer, 0, 8);
+        put(buffer, 1, 4);
+        put(buffer, slot, 8);
+        end_step(buffer);
+    } else {
+        put_supervise(buffer, 0);
+    }
+    put_clone(buffer, 3, -1);
+    for (unsigned i = 0; i < hold; i++) {
+        begin_step(buffer, 63, 0);
+        put(buffer, slot, 8);
+        end_step(buffer);
+    }
+    if (late) {
+        begin_step(buffer, 8, 0);
+        put(buffer, 0, 8);
+        end_step(buffer);
+    }
+    put_execute(buffer, "true", 1);
+}
+
+static void test_a_container_that_waits(void) {
+    struct buffer buffer;
+    put_held_plan(&buffer, 1, 1, 0, 0);
+    CHECK(decode(&buffer, buffer.size) == 0);
+    put_held_plan(&buffer, 1, 2, 0, 0);
+    refuse(&buffer, 3, "a second HOLD, or one without HAND_OVER");
+    put_held_plan(&buffer, 0, 1, 0, 0);
+    refuse(&buffer, 2, "a second HOLD, or one without HAND_OVER");
+    put_held_plan(&buffer, 1, 1, 0, 1);
+    refuse(&buffer, 3, "a step of the monitor comes after HOLD");
+    put_held_plan(&buffer, 1, 1, 255, 0);
+    refuse(&buffer, 0, "no such slot");
 }
 
 static void test_one_place_for_the_log(void) {
@@ -249,6 +324,7 @@ int main(void) {
     test_netlink();
     test_sockets();
     test_peer_tree();
+    test_a_container_that_waits();
     test_one_place_for_the_log();
     test_a_good_plan();
     test_every_truncation();
@@ -256,5 +332,6 @@ int main(void) {
     test_order();
     test_fields();
     test_a_filter_may_hold_nul();
+    test_an_agent_is_told_of_a_child();
     return 0;
 }

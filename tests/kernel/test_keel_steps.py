@@ -18,6 +18,7 @@ from kernel.keel_run import (
     FIRST_ID,
     MS_PRIVATE,
     MS_REC,
+    MS_SLAVE,
     NEEDS_ROOT_AND_BUSYBOX,
     NEW_PID,
     NEW_USER,
@@ -236,7 +237,7 @@ def test_file_systems_options_and_attributes(keel: Keel, box: Box) -> None:
             source="sysfs",
             target="/sys",
             attributes=NOSUID | NODEV | NOEXEC | RDONLY,
-            propagation="rslave",
+            propagation=MS_SLAVE | MS_REC,
         ),
     )
     out = run(keel, box.plan("cat", "/proc/self/mounts", inside=inside)).succeed()

@@ -144,7 +144,7 @@ def test_the_socket_is_where_the_engine_puts_it(
 
 
 def test_not_unicode_is_refused_by_name() -> None:
-    from onggi.faces.cli import jsontext
+    from onggi.specs import jsontext
 
     with pytest.raises(InvalidArgument, match="utf-8"):
         jsontext.encode(fields("img", "caf\udce9"))

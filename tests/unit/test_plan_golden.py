@@ -89,7 +89,7 @@ def terminal_unprivileged() -> Plan:
 
 
 def example() -> Plan:
-    return plan(spec_example(), HOST, BUNDLE)
+    return plan(spec_example(), replace(HOST, lsms=("apparmor", "selinux")), BUNDLE)
 
 
 def exec_() -> Plan:

@@ -9,6 +9,8 @@ import pytest
 
 from onggi.errors import SpecError, Unsupported
 from onggi.kernel.mounts import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
@@ -238,22 +240,25 @@ def test_the_roots_propagation_is_set_after_the_pivot() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), (0, 0, 0, MS_PRIVATE | MS_REC)),
-        (("ro",), (MOUNT_ATTR_RDONLY, 0, 0, MS_PRIVATE | MS_REC)),
-        (("rbind", "rro"), (MOUNT_ATTR_RDONLY, 0, 1, MS_PRIVATE | MS_REC)),
-        (("bind", "slave"), (0, 0, 0, MS_SLAVE)),
-        (("rbind", "rw", "rro"), (MOUNT_ATTR_RDONLY, 0, 1, MS_PRIVATE | MS_REC)),
+        ((), (0, 0, 0, 0, MS_PRIVATE | MS_REC)),
+        (("ro",), (MOUNT_ATTR_RDONLY, 0, 0, 0, MS_PRIVATE | MS_REC)),
+        (("rbind", "rro"), (0, 0, MOUNT_ATTR_RDONLY, 0, MS_PRIVATE | MS_REC)),
+        (("bind", "slave"), (0, 0, 0, 0, MS_SLAVE)),
         (
-            ("rbind", "ro", "rnosuid"),
-            (MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 1, MS_PRIVATE | MS_REC),
+            ("rbind", "rw", "rro"),
+            (0, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RDONLY, 0, MS_PRIVATE | MS_REC),
+        ),
+        (
+            ("rbind", "ro", "rnosuid", "rexec"),
+            (MOUNT_ATTR_RDONLY, 0, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOEXEC, MS_PRIVATE | MS_REC),
         ),
     ],
 )
 def test_options_of_a_bind_mount(options: tuple[str, ...], expected: tuple[int, ...]) -> None:
     made = plan(with_mounts(Mount("/d", "/srv", "bind", options)), HOST, OVERLAY)
     bind = next(step for step in of(s.BindTree, made) if step.target == "/d")
-    found = (bind.attributes_set, bind.attributes_clear, bind.recursive, bind.propagation)
-    assert found == expected
+    own = bind.attributes_set, bind.attributes_clear
+    assert (*own, bind.below_set, bind.below_clear, bind.propagation) == expected
 
 
 def test_a_bind_mount_is_idmapped_if_it_can_be() -> None:
@@ -270,9 +275,16 @@ def test_an_idmap_that_is_asked_for_is_required() -> None:
         Mount("/d", "/srv", "bind", ("bind",), MAPPING, MAPPING),
     ):
         step = of(s.IdmapTree, plan(with_mounts(mount), HOST, OVERLAY))[-1]
-        assert not step.optional
+        assert (step.optional, step.recursive) == (False, 0)
+    recursive = Mount("/d", "/srv", "bind", ("rbind", "ridmap"))
+    assert of(s.IdmapTree, plan(with_mounts(recursive), HOST, OVERLAY))[-1].recursive == 1
     other = (IdMapping(container_id=0, host_id=5, size=1),)
     mount = Mount("/d", "/srv", "bind", ("bind",), other, other)
+    for config in (with_mounts(mount), with_mounts(mount, **HOSTS_USERS)):
+        step = of(s.IdmapTree, plan(config, HOST, OVERLAY))[-1]
+        assert (step.uid_map, step.gid_map) == ("0 5 1\n", "0 5 1\n")
+    overlapping = (*other, *other)
+    mount = Mount("/d", "/srv", "bind", ("bind",), overlapping, other)
     assert refused(with_mounts(mount)).path == "$.mounts[0].uidMappings"
     mount = Mount("/d", "/srv", "bind", ("idmap",))
     assert refused(with_mounts(mount, **HOSTS_USERS)).path == "$.mounts[0]"
@@ -289,7 +301,7 @@ def test_a_file_system_of_anothers_namespace_is_bound(fstype: str, kind: str, so
         bind = next(step for step in of(s.BindTree, made) if step.target == "/x")
         tree = next(step for step in of(s.OpenTree, made) if step.slot == bind.slot)
         assert (tree.path, tree.recursive) == (source, 1)
-        assert bool(bind.attributes_set & MOUNT_ATTR_RDONLY) == (fstype == "sysfs")
+        assert bool(bind.below_set & MOUNT_ATTR_RDONLY) == (fstype == "sysfs")
         assert bool(made.warnings) == (fstype == "sysfs")
     # the host's root may mount it
     config = with_mounts(
@@ -303,7 +315,60 @@ def test_a_tmpfs_with_all_its_options() -> None:
     made = plan(with_mounts(Mount("/t", "tmpfs", "tmpfs", options)), HOST, OVERLAY)
     step = of(s.MountFilesystem, made)[0]
     assert step.options == ("size=64m", "mode=1777")
-    assert (step.attributes, step.copy_up, step.propagation) == (MOUNT_ATTR_NOSUID, 1, "rprivate")
+    assert (step.attributes, step.copy_up) == (MOUNT_ATTR_NOSUID, 1)
+    assert step.propagation == MS_PRIVATE | MS_REC
+
+
+def test_a_tmpfs_without_a_mode_takes_that_of_what_it_covers() -> None:
+    for fstype, options, expected in (
+        ("tmpfs", (), 2),
+        ("tmpfs", ("mode=700",), 0),
+        ("tmpfs", ("tmpcopyup",), 1),
+        ("proc", (), 0),
+    ):
+        mount = Mount("/t", fstype, fstype, options)
+        assert of(s.MountFilesystem, plan(with_mounts(mount), HOST, OVERLAY))[0].copy_up == expected
+
+
+def test_a_remount_changes_what_is_there() -> None:
+    mount = Mount("/d", None, None, ("remount", "bind", "ro", "rnodev", "slave", "size=1"))
+    made = plan(with_mounts(mount), HOST, OVERLAY)
+    assert of(s.ChangeMount, made) == [
+        s.ChangeMount(
+            target="/d",
+            attributes_set=MOUNT_ATTR_RDONLY,
+            below_set=MOUNT_ATTR_NODEV,
+            propagation=MS_SLAVE,
+        )
+    ]
+    assert any("size=1" in warning for warning in made.warnings)
+
+
+def test_a_file_system_of_a_disk_is_read_only_itself() -> None:
+    mount = Mount("/d", "/dev/vdb", "ext4", ("ro", "data=journal"))
+    step = of(s.MountFilesystem, plan(with_mounts(mount), HOST, OVERLAY))[0]
+    assert (step.options, step.attributes) == (("data=journal", "ro"), MOUNT_ATTR_RDONLY)
+
+
+def test_a_bind_follows_the_roots_propagation() -> None:
+    for name, flags in (
+        ("rslave", MS_SLAVE | MS_REC),
+        ("shared", MS_SHARED | MS_REC),
+        ("private", MS_PRIVATE | MS_REC),
+        ("unbindable", MS_PRIVATE | MS_REC),
+    ):
+        config = with_mounts(Mount("/d", "/srv", "bind", ("bind",)), rootfs_propagation=name)
+        bind = next(b for b in of(s.BindTree, plan(config, HOST, OVERLAY)) if b.target == "/d")
+        assert bind.propagation == flags
+
+
+def test_a_label_for_file_systems_where_there_is_selinux() -> None:
+    config = with_mounts(Mount("/t", "tmpfs", "tmpfs"), mount_label="a:b:c:s0,c1")
+    step = of(s.MountFilesystem, plan(config, replace(HOST, lsms=("selinux",)), OVERLAY))[0]
+    assert step.options == ("context=a:b:c:s0,c1",)
+    without = plan(config, HOST, OVERLAY)
+    assert of(s.MountFilesystem, without)[0].options == ()
+    assert any("$.linux.mountLabel" in warning for warning in without.warnings)
 
 
 def test_a_terminal_group_that_is_not_mapped_is_left_out() -> None:
@@ -346,7 +411,6 @@ def test_a_hierarchy_that_is_not_joined_is_not_shown() -> None:
         (Mount("/", "/srv", "bind"), "$.mounts[0].destination"),
         (Mount("/a/..//", "/srv", "bind"), "$.mounts[0].destination"),
         (Mount("", "/srv", "bind"), "$.mounts[0].destination"),
-        (Mount("/d", "/srv", "bind", ("remount",)), "$.mounts[0].options"),
         (Mount("/d", "tmpfs", "tmpfs", ("idmap",)), "$.mounts[0]"),
         (Mount("/d", "/srv", "bind", (), MAPPING, ()), "$.mounts[0]"),
     ],

@@ -97,14 +97,47 @@ def test_a_default_with_an_errno_it_cannot_have_is_refused() -> None:
     assert caught.value.path == "$.linux.seccomp.defaultErrnoRet"
 
 
-@pytest.mark.parametrize("where", ["rule", "default"])
-def test_a_listener_is_refused(where: str) -> None:
-    notify = "SCMP_ACT_NOTIFY"
-    with pytest.raises(Unsupported, match="listener"):
-        if where == "rule":
-            compiled(SeccompRule(("mount",), notify))
-        else:
-            compiled(default=notify)
+NOTIFY = "SCMP_ACT_NOTIFY"
+
+
+def test_a_rule_that_notifies_has_a_listener() -> None:
+    killable = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
+    rule = SeccompRule(("mount",), NOTIFY)
+    profile = Seccomp(
+        "SCMP_ACT_ALLOW", flags=(killable,), listener_path="/run/agent", syscalls=(rule,)
+    )
+    program = compile_profile(profile)
+    assert program.flags == 1 << 3 | 1 << 5
+    assert ask(program, "mount") == 0x7FC0_0000
+    assert ask(program, "umount2") == ALLOW
+    assert compile_profile(Seccomp("SCMP_ACT_ALLOW", flags=(killable,))).flags == 0
+
+
+@pytest.mark.parametrize(
+    ("profile", "path"),
+    [
+        (Seccomp(NOTIFY), "$.linux.seccomp.defaultAction"),
+        (
+            Seccomp("SCMP_ACT_ALLOW", syscalls=(SeccompRule(("mount",), NOTIFY),)),
+            "$.linux.seccomp.listenerPath",
+        ),
+        (
+            Seccomp(
+                "SCMP_ACT_ALLOW",
+                listener_path="/run/agent",
+                syscalls=(
+                    SeccompRule(("mount",), NOTIFY),
+                    SeccompRule(("recvmsg", "sendmsg"), NOTIFY),
+                ),
+            ),
+            "$.linux.seccomp.syscalls[1].action",
+        ),
+    ],
+)
+def test_a_listener_that_could_not_be_handed_over(profile: Seccomp, path: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        compile_profile(profile)
+    assert caught.value.path == path
 
 
 def test_flags() -> None:

@@ -51,7 +51,7 @@ def test_a_step_knows_all_about_itself(cls: type[Step]) -> None:
     assert cls.__struct_fields__[0] == "optional"
     assert cls.concerns
     assert cls.section
-    assert cls.actor == ("monitor" if cls.opcode < 16 else "init")
+    assert cls.actor == ("init" if 16 <= cls.opcode < 64 else "monitor")
     assert getattr(steps, cls.__name__) is cls
 
 
@@ -110,6 +110,8 @@ def test_a_plan_is_json_with_the_filter_as_its_digest() -> None:
     assert value["steps"][0]["fields"] == {
         "flags": 1,
         "program": {"length": 8, "sha256": hashlib.sha256(b"12345678").hexdigest()},
+        "agent": 255,
+        "state": 255,
     }
     assert value["steps"][1] == {
         "step": "SetHostname",

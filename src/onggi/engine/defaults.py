@@ -6,6 +6,7 @@ those that docker and podman use, so that applications meet what they know.
 
 from __future__ import annotations
 
+from onggi.kernel.cgroups.devices import ALWAYS_ALLOWED
 from onggi.specs.runtime import DeviceRule, Mount
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -75,23 +76,5 @@ READONLY_PATHS = (
     "/proc/sysrq-trigger",
 )
 
-#: The nodes every container may use, and mknod without use (runtime-spec #allowed-device-list).
-DEVICE_RULES = (
-    DeviceRule(allow=False, access="rwm"),
-    DeviceRule(allow=True, type="c", access="m"),
-    DeviceRule(allow=True, type="b", access="m"),
-    *(
-        DeviceRule(allow=True, type="c", major=major, minor=minor, access="rwm")
-        for major, minor in (
-            (1, 3),
-            (1, 5),
-            (1, 7),
-            (1, 8),
-            (1, 9),
-            (5, 0),
-            (5, 2),
-            (136, None),
-        )
-    ),
-)
+DEVICE_RULES = (DeviceRule(allow=False), *ALWAYS_ALLOWED)
 ALL_DEVICES = (DeviceRule(allow=True, access="rwm"),)

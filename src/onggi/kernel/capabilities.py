@@ -148,7 +148,7 @@ def held(pid: int | str = "self") -> CapabilitySets:
     return parse_status(read_process_file(pid, "status"))
 
 
-def host_capabilities() -> int:
-    """The bit set that this process can hand on: permitted, and in the bounding set."""
-    sets = held()
+def host_capabilities(pid: int | str = "self") -> int:
+    """The bit set that a process can hand on: permitted, and in the bounding set."""
+    sets = held(pid)
     return sets.permitted & sets.bounding

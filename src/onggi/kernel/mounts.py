@@ -72,7 +72,11 @@ PROPAGATIONS: dict[str, int] = {
 
 #: Words of mount(8) which say what is already so: relatime is what a mount has unless told
 #: otherwise, and the new mount API logs to its descriptor instead of the kernel's log.
-WITHOUT_EFFECT = frozenset({"defaults", "norelatime", "rnorelatime", "silent", "loud"})
+#: ACLs and inode versions are what file systems decide themselves; the rest is for mount(8) alone.
+WITHOUT_EFFECT = frozenset(
+    "defaults norelatime rnorelatime silent loud acl noacl iversion noiversion "
+    "auto noauto user nouser users nousers owner noowner group nogroup nofail _netdev".split()
+)
 
 
 class MountOptions(msgspec.Struct, frozen=True):

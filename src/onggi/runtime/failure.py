@@ -68,9 +68,10 @@ def explain_failure(
     step = plan.steps[report.step_index]
     if report.errno == e.ECHILD:
         return _ended_early(report, plan)
-    if isinstance(step, s.Execute) and report.call == "execve":
+    last = plan.steps[-1]
+    if isinstance(last, s.Execute) and report.call == "execve":
         return explain_execute(
-            step,
+            last,
             report.errno,
             report.facts,
             machine or os.uname().machine,

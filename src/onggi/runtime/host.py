@@ -73,8 +73,10 @@ class HostFacts(Struct, frozen=True):
         return next((hard for known, _, hard in self.rlimits if known == number), None)
 
 
-def probe() -> HostFacts:
+def probe(pid: str = "self") -> HostFacts:
     """Look at this host once. A file that is not there means that the feature is not there.
+
+    `pid`: the process that starts containers, where that is another one of our user.
 
     Raises:
         OSError: /proc is not mounted.
@@ -87,7 +89,7 @@ def probe() -> HostFacts:
         kernel=kernel,
         machine=uname.machine,
         page_size_bytes=resource.getpagesize(),
-        capabilities=host_capabilities(),
+        capabilities=host_capabilities(pid),
         last_capability=int(_read("/proc/sys/kernel/cap_last_cap")),
         filesystems=parse_filesystems(_read("/proc/filesystems")),
         namespaces=_namespaces(),
@@ -96,8 +98,8 @@ def probe() -> HostFacts:
         seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
         idmapped_mounts=kernel >= IDMAPPED_MOUNTS_SINCE,
         keyrings=os.path.exists("/proc/keys"),
-        rlimits=_rlimits(),
-        oom_score_adj=int(_read("/proc/self/oom_score_adj")),
+        rlimits=_rlimits(0 if pid == "self" else int(pid)),
+        oom_score_adj=int(_read(f"/proc/{pid}/oom_score_adj")),
         unprivileged=unprivileged,
         uid_pool=_id_pool("/etc/subuid", uid_map, unprivileged),
         gid_pool=_id_pool("/etc/subgid", gid_map, unprivileged),
@@ -165,11 +167,11 @@ def _namespaces() -> frozenset[str]:
     return frozenset(kinds)
 
 
-def _rlimits() -> tuple[tuple[int, int, int], ...]:
+def _rlimits(pid: int) -> tuple[tuple[int, int, int], ...]:
     """Soft and hard of every resource that this kernel has; Python says -1 for no limit."""
     limits = []
     for number in RLIMITS.values():
-        soft, hard = resource.getrlimit(number)
+        soft, hard = resource.prlimit(pid, number)
         limits.append((number, soft & NO_LIMIT, hard & NO_LIMIT))
     return tuple(limits)
 

@@ -14,7 +14,10 @@ Source: runtime-spec runtime.md#lifecycle; runc libcontainer/nsenter/nsexec.c.
 
 from __future__ import annotations
 
-from onggi.kernel.mounts import MS_REC, MS_SLAVE, PROPAGATIONS
+from itertools import count
+
+from onggi.errors import Unsupported
+from onggi.kernel.mounts import MS_PRIVATE, MS_REC, MS_SLAVE, PROPAGATIONS
 from onggi.runtime.draft import Draft
 from onggi.runtime.host import HostFacts
 from onggi.runtime.namespaces import (
@@ -25,23 +28,35 @@ from onggi.runtime.namespaces import (
     time_steps,
 )
 from onggi.runtime.plan_devices import plan_devices, plan_terminal
+from onggi.runtime.plan_hooks import (
+    creating_steps,
+    starting_state,
+    starting_steps,
+    state_document,
+)
 from onggi.runtime.plan_mounts import plan_mounts, plan_root, plan_shared_memory
 from onggi.runtime.plan_process import (
+    Agent,
     ProcessDraft,
+    agent_of,
     credential_steps,
     execute,
     oom_steps,
     rlimit_steps,
 )
+from onggi.runtime.plan_schedule import affinity_steps, schedule_steps
 from onggi.runtime.plan_sysctls import plan_sysctls
-from onggi.runtime.request import ExecRequest, LinkSetup, StartRequest, Supervision
+from onggi.runtime.request import Caller, ExecRequest, LinkSetup, StartRequest, Supervision
 from onggi.runtime.steps import (
     BindSockets,
     ChangeDirectory,
     CloneInto,
     ConfigureNetwork,
+    HandOver,
+    Hold,
     JoinCgroups,
     JoinKeyring,
+    LoadSeccomp,
     MaskPath,
     OpenTerminal,
     PivotRoot,
@@ -73,6 +88,11 @@ def plan(config: Config, host: HostFacts, request: StartRequest) -> Plan:
     assert config.process is not None  # validate() has seen to it
     draft = Draft(config, host, request)
     require_kinds(draft.namespaces, host)
+    if draft.linux.intel_rdt is not None:
+        raise Unsupported(
+            "$.linux.intelRdt: this version does not use resctrl",
+            hint="leave it out, and put the container's process into a resctrl group afterwards",
+        )
     process = ProcessDraft(config.process, draft.linux, host, "$.process")
     _plan_names(draft)
     if draft.namespaces.joins("mount"):
@@ -83,10 +103,12 @@ def plan(config: Config, host: HostFacts, request: StartRequest) -> Plan:
     if not draft.namespaces.joins("mount"):
         draft.inside += [SetPathReadonly(path=path) for path in draft.linux.readonly_paths]
         draft.inside += [MaskPath(path=path) for path in draft.linux.masked_paths]
+    agent = agent_of(process, lambda: draft.slot("$.linux.seccomp"), starting_state(draft))
     steps = [
-        *_outside(draft, process),
+        *_outside(draft, process, agent),
         *draft.inside,
-        *_last_steps(draft, process),
+        *_last_steps(draft, process, agent),
+        *starting_steps(draft),
         execute(config.process, reap=request.reap),
     ]
     return Plan(tuple(steps), (*draft.warnings, *process.warnings))
@@ -108,24 +130,43 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
         pidfd_joins=(request.pidfd_slot, Namespaces.of(linux).flags),
         cgroup_slot=request.cgroup_slot,
     )
-    steps: list[Step] = [_supervise(request.supervision, process)]
+    first_cpus, last_cpus = affinity_steps(draft)
+    steps: list[Step] = [_first_step(request.supervision, process), *first_cpus]
     if request.cgroup_files:
         steps.append(JoinCgroups(paths=request.cgroup_files))
     steps.append(clone)
+    steps += last_cpus
     steps += oom_steps(draft)
+    agent = _exec_agent(draft, config, request)
+    steps += [agent.connect()] if agent else []
     if request.keyring and host.keyrings:
         steps.append(JoinKeyring(name=request.keyring))
     if process.terminal:
         rows, columns = _terminal_size(request.supervision, process)
         steps.append(OpenTerminal(rows=rows, columns=columns, bind_console=0, existing=1))
     steps.append(ChangeDirectory(path=process.cwd))
+    steps += schedule_steps(draft)
     steps += rlimit_steps(draft)
-    steps += credential_steps(draft)
+    steps += credential_steps(draft, agent)
     steps.append(execute(process, reap=False))
     return Plan(tuple(steps), tuple(draft.warnings))
 
 
-def _supervise(supervision: Supervision, process: Process) -> Supervise:
+def _exec_agent(draft: ProcessDraft, config: Config, request: ExecRequest) -> Agent | None:
+    slots = count(max(request.pidfd_slot, request.cgroup_slot) + 1)
+    state = state_document(
+        config, request.container_id, request.bundle, "running", request.container_pid
+    )
+    return agent_of(draft, slots.__next__, state)
+
+
+def _first_step(supervision: Supervision | Caller, process: Process) -> Step:
+    if isinstance(supervision, Caller):
+        return HandOver(
+            terminal=int(process.terminal),
+            waits=int(supervision.waits),
+            preserved=supervision.preserved,
+        )
     return Supervise(
         run_dir=supervision.run_dir,
         log_dir=supervision.log_dir,
@@ -141,10 +182,10 @@ def _supervise(supervision: Supervision, process: Process) -> Supervise:
     )
 
 
-def _outside(draft: Draft, process: ProcessDraft) -> list[Step]:
+def _outside(draft: Draft, process: ProcessDraft, agent: Agent | None) -> list[Step]:
     """The monitor's steps up to where init takes over."""
     request = draft.request
-    steps: list[Step] = [_supervise(request.supervision, process.process), *draft.trees]
+    steps: list[Step] = [_first_step(request.supervision, process.process), *draft.trees]
     steps += time_steps(draft.linux, draft.namespaces)
     if request.cgroup_files:
         steps.append(JoinCgroups(paths=request.cgroup_files))
@@ -153,6 +194,7 @@ def _outside(draft: Draft, process: ProcessDraft) -> list[Step]:
     steps += _link_steps(draft)
     steps += draft.idmaps
     steps += oom_steps(process)
+    steps += [agent.connect()] if agent else []
     return steps
 
 
@@ -215,17 +257,18 @@ def _divide(lines: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _plan_tree(draft: Draft) -> None:
     """Root, mounts, devices, terminal, and leaving the host's tree behind."""
-    if draft.linux.mount_label:
-        draft.warn("$.linux.mountLabel", "is not applied: this version does not use selinux")
+    if draft.linux.mount_label and "selinux" not in draft.host.lsms:
+        draft.warn("$.linux.mountLabel", "is not applied: this host has no selinux")
     plan_root(draft)
     plan_mounts(draft)
     plan_shared_memory(draft)
     plan_devices(draft)
     plan_terminal(draft)
-    draft.inside.append(PivotRoot())
-    if draft.linux.rootfs_propagation:
-        # Only now: pivot_root(2) refuses a shared root.
-        flags = PROPAGATIONS[draft.linux.rootfs_propagation]
+    draft.inside += creating_steps(draft)
+    draft.inside.append(PivotRoot(how=int(draft.request.no_pivot)))
+    flags = PROPAGATIONS[draft.linux.rootfs_propagation or "private"]
+    if not flags & (MS_PRIVATE | MS_SLAVE):
+        # Only now: pivot_root(2) refuses a shared root. The others are what the root has already.
         draft.inside.append(SetRootPropagation(flags=flags))
 
 
@@ -244,9 +287,10 @@ def _warn_of_joined_tree(draft: Draft) -> None:
     if process is not None and process.terminal:
         rows, columns = _terminal_size(draft.request.supervision, process)
         draft.inside.append(OpenTerminal(rows=rows, columns=columns, bind_console=0, existing=1))
+    draft.inside += creating_steps(draft)
 
 
-def _last_steps(draft: Draft, process: ProcessDraft) -> list[Step]:
+def _last_steps(draft: Draft, process: ProcessDraft, agent: Agent | None) -> list[Step]:
     """Limits and credentials of the application, once everything is set up.
 
     The working directory is made before the root becomes read-only. Limits come after both: low
@@ -255,10 +299,21 @@ def _last_steps(draft: Draft, process: ProcessDraft) -> list[Step]:
     steps: list[Step] = [ChangeDirectory(path=process.process.cwd, create=1)]
     if draft.config.root and draft.config.root.readonly and "mount" in draft.namespaces.new:
         steps.append(SetRootReadonly())
-    return [*steps, *rlimit_steps(process), *credential_steps(process)]
+    steps += schedule_steps(process)
+    steps += rlimit_steps(process)
+    return [*steps, *_held(credential_steps(process, agent), draft.request.supervision)]
 
 
-def _terminal_size(supervision: Supervision, process: Process) -> tuple[int, int]:
+def _held(credentials: list[Step], supervision: Supervision | Caller) -> list[Step]:
+    """The steps with the wait for `start` in between: before a filter that might forbid it."""
+    if not isinstance(supervision, Caller) or supervision.hold_slot < 0:
+        return credentials
+    load = (i for i, step in enumerate(credentials) if isinstance(step, LoadSeccomp))
+    place = next(load, len(credentials))
+    return [*credentials[:place], Hold(slot=supervision.hold_slot), *credentials[place:]]
+
+
+def _terminal_size(supervision: Supervision | Caller, process: Process) -> tuple[int, int]:
     if process.console_size and not (supervision.rows or supervision.columns):
         return process.console_size.height, process.console_size.width
     return supervision.rows, supervision.columns

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 
+from onggi.errors import Unsupported
 from onggi.kernel.cgroups.layout import Hierarchy
 from onggi.kernel.mounts import MOUNT_ATTR_RDONLY, MS_PRIVATE, MS_REC, MountOptions
 from onggi.runtime.draft import Draft
@@ -24,15 +25,25 @@ from onggi.runtime.steps import (
 _PRIVATE = MS_PRIVATE | MS_REC
 
 
-def plan_cgroup_mount(draft: Draft, options: MountOptions, target: str, path: str) -> None:
-    """The steps for one mount of type `cgroup` at `target`.
+def plan_cgroup_mount(
+    draft: Draft, fstype: str, options: MountOptions, target: str, path: str
+) -> None:
+    """The steps for one mount of type `cgroup` or `cgroup2` at `target`.
 
     On v1 a tmpfs holds one directory for each hierarchy, and a link for each other name of one.
+
+    Raises:
+        Unsupported: cgroup2 is asked for, and the host has not mounted it.
     """
     layout = draft.host.cgroups
     attributes = options.attributes_set | options.recursive_set
-    if layout.mode == "v2":
-        _plan_unified(draft, layout.hierarchies[-1], attributes, target, path)
+    if layout.mode == "v2" or fstype == "cgroup2":
+        if layout.v2 is None:
+            raise Unsupported(
+                f"{path}: cgroup2 is not mounted on this host",
+                hint="mount -t cgroup2 none /sys/fs/cgroup/unified, or ask for the type cgroup",
+            )
+        _plan_unified(draft, layout.v2, attributes, target, path)
         return
     draft.inside.append(
         MountFilesystem(

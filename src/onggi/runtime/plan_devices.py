@@ -8,6 +8,7 @@ Source: runtime-spec config-linux.md#default-devices, runtime-linux.md#dev-symbo
 from __future__ import annotations
 
 from onggi.errors import SpecError
+from onggi.kernel.capabilities import BITS
 from onggi.kernel.mounts import MS_PRIVATE, MS_REC, parse_options
 from onggi.runtime.draft import Draft
 from onggi.runtime.plan_mounts import is_place
@@ -56,7 +57,11 @@ def _is_bind(mount: Mount) -> bool:
 
 
 def _plan_device(draft: Draft, device: Device, path: str) -> None:
-    bound = draft.namespaces.own_users or draft.request.bind_devices
+    bound = (
+        draft.namespaces.own_users
+        or draft.request.bind_devices
+        or not draft.host.holds(BITS["CAP_MKNOD"])
+    )
     if device.type == "p" or not bound:
         draft.inside.append(
             MakeDevice(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 
-from onggi.errors import SpecError
+from onggi.errors import SpecError, Unsupported
 from onggi.kernel.mounts import (
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
@@ -16,26 +16,34 @@ from onggi.kernel.mounts import (
     MOUNT_ATTR_RDONLY,
     MS_PRIVATE,
     MS_REC,
+    MS_SHARED,
+    MS_SLAVE,
     PROPAGATIONS,
     MountOptions,
     parse_options,
 )
 from onggi.runtime.draft import Draft, Idmap
-from onggi.runtime.namespaces import is_mapped
+from onggi.runtime.namespaces import is_mapped, map_text
 from onggi.runtime.plan_cgroups import plan_cgroup_mount
 from onggi.runtime.request import Overlay
 from onggi.runtime.steps import (
     NO_SLOT,
     AttachRoot,
     BindTree,
+    ChangeMount,
+    IdmapTree,
     MountFilesystem,
     MountOverlay,
 )
-from onggi.specs.runtime import IdMapping, Mount
+from onggi.runtime.validate_linux import validate_mappings
+from onggi.specs.runtime import Mount
 
 _SECTION = "config.md#mounts"
 _PRIVATE = MS_PRIVATE | MS_REC
-_PROPAGATION_NAMES = {flags: name for name, flags in PROPAGATIONS.items()}
+
+#: File systems that are made as they are mounted. Any other one may lie on a device that cannot be
+#: written to: there the file system itself must be read-only, not just the mount.
+_WITHOUT_DISK = frozenset({"tmpfs", "ramfs", "devpts", "proc", "sysfs", "mqueue", "overlay"})
 
 #: File systems that show a namespace: only who owns that namespace may mount them. Type → the
 #: namespace, and where the host has its own.
@@ -60,8 +68,20 @@ def plan_root(draft: Draft) -> None:
         source = host_path(draft, draft.config.root.path, path)
         slot = draft.open_tree(source, path, recursive=True)
     draft.inside.append(
-        AttachRoot(slot=slot, path=draft.request.root_mountpoint, propagation=_PRIVATE)
+        AttachRoot(slot=slot, path=draft.request.root_mountpoint, propagation=_root_type(draft))
     )
+
+
+def _root_type(draft: Draft) -> int:
+    """The propagation type that the root has while it is built: never shared with the host."""
+    flags = PROPAGATIONS[draft.linux.rootfs_propagation or "private"]
+    return MS_SLAVE | MS_REC if flags & MS_SLAVE else _PRIVATE
+
+
+def _bind_type(draft: Draft) -> int:
+    """The propagation type of a bind that asks for none: it follows the root."""
+    flags = PROPAGATIONS[draft.linux.rootfs_propagation or "private"]
+    return flags | MS_REC if flags & (MS_SLAVE | MS_SHARED) else _PRIVATE
 
 
 def _overlay(draft: Draft, overlay: Overlay) -> int:
@@ -106,11 +126,11 @@ def plan_mounts(draft: Draft) -> None:
         target = _target(draft, mount, path)
         options = parse_options(mount.options)
         if options.remount:
-            raise SpecError(f"{path}.options", "remount is not supported", section=_SECTION)
-        if mount.type == "bind" or options.bind:
+            _plan_remount(draft, options, target, path)
+        elif mount.type == "bind" or options.bind:
             _plan_bind(draft, mount, options, target, path)
-        elif mount.type == "cgroup":
-            plan_cgroup_mount(draft, options, target, path)
+        elif mount.type in ("cgroup", "cgroup2"):
+            plan_cgroup_mount(draft, mount.type, options, target, path)
         else:
             _plan_filesystem(draft, mount, options, target, path)
 
@@ -151,66 +171,67 @@ def _plan_bind(draft: Draft, mount: Mount, options: MountOptions, target: str, p
         raise SpecError(f"{path}.source", "a bind mount needs one", section=_SECTION)
     for option in options.data:
         draft.warn(f"{path}.options", f"{option!r} does nothing for a bind mount")
-    to_set, to_clear = _merged(options)
-    source = host_path(draft, mount.source, f"{path}.source")
     slot = draft.open_tree(
-        source,
+        host_path(draft, mount.source, f"{path}.source"),
         path,
         held=dict(draft.request.mount_sources).get(mount.destination, ""),
         recursive=options.recursive,
-        idmap=_idmap(draft, mount, options, path),
     )
+    _plan_owners(draft, mount, options, slot, path)
     draft.inside.append(
         BindTree(
             slot=slot,
             target=target,
-            attributes_set=to_set,
-            attributes_clear=to_clear,
-            recursive=int(bool(options.recursive_set | options.recursive_clear)),
-            propagation=options.propagation or _PRIVATE,
+            attributes_set=options.attributes_set,
+            attributes_clear=options.attributes_clear,
+            below_set=options.recursive_set,
+            below_clear=options.recursive_clear,
+            propagation=options.propagation or _bind_type(draft),
         )
     )
 
 
-def _merged(options: MountOptions) -> tuple[int, int]:
-    """Attributes to set and to clear in one call.
-
-    keel applies one pair to a tree, so with recursive attributes the mount's own restrictions hold
-    below it too; its own permissions do not spread.
-    """
-    below_set, below_clear = options.recursive_set, options.recursive_clear
-    if not (below_set | below_clear):
-        return options.attributes_set, options.attributes_clear
-    own_clear = 0 if options.recursive else options.attributes_clear
-    return (
-        (options.attributes_set & ~below_clear) | below_set,
-        (own_clear & ~below_set) | below_clear,
+def _plan_remount(draft: Draft, options: MountOptions, target: str, path: str) -> None:
+    """Other attributes for what an earlier entry has mounted there."""
+    for option in options.data:
+        draft.warn(f"{path}.options", f"{option!r} stays as it was: a remount changes attributes")
+    draft.inside.append(
+        ChangeMount(
+            target=target,
+            attributes_set=options.attributes_set,
+            attributes_clear=options.attributes_clear,
+            below_set=options.recursive_set,
+            below_clear=options.recursive_clear,
+            propagation=options.propagation,
+        )
     )
 
 
-def _idmap(draft: Draft, mount: Mount, options: MountOptions, path: str) -> Idmap:
-    asked = options.idmap or bool(mount.uid_mappings)
-    section = "config.md#posix-platform-mounts"
-    if not asked:
+def _plan_owners(draft: Draft, mount: Mount, options: MountOptions, slot: int, path: str) -> None:
+    """Whose the files of a bind appear to be."""
+    if not (options.idmap or mount.uid_mappings):
         wanted = draft.namespaces.own_users and draft.request.idmap_sources
-        return "wanted" if wanted and draft.host.idmapped_mounts else "none"
-    if not draft.namespaces.own_users:
-        raise SpecError(path, "an idmapped mount needs a user namespace", section=section)
-    for own, outer, name in (
-        (mount.uid_mappings, draft.linux.uid_mappings, "uidMappings"),
-        (mount.gid_mappings, draft.linux.gid_mappings, "gidMappings"),
-    ):
-        if own and _ranges(own) != _ranges(outer):
-            raise SpecError(
-                f"{path}.{name}",
-                "mappings other than the user namespace's are not supported",
-                section=section,
-            )
-    return "required"
-
-
-def _ranges(mappings: tuple[IdMapping, ...]) -> list[tuple[int, int, int]]:
-    return sorted((m.container_id, m.host_id, m.size) for m in mappings)
+        if wanted and draft.host.idmapped_mounts:
+            step = IdmapTree(slot=slot, recursive=int(options.recursive), optional=True)
+            draft.idmaps.append(step)
+        return
+    section = "config.md#posix-platform-mounts"
+    if not draft.host.idmapped_mounts:
+        raise Unsupported(f"{path}: this kernel has no idmapped mounts", hint="use Linux 5.12")
+    recursive = int(options.recursive_idmap and options.recursive)
+    if mount.uid_mappings:
+        validate_mappings(mount.uid_mappings, f"{path}.uidMappings")
+        validate_mappings(mount.gid_mappings, f"{path}.gidMappings")
+        maps = map_text(mount.uid_mappings), map_text(mount.gid_mappings)
+        draft.idmaps.append(
+            IdmapTree(slot=slot, recursive=recursive, uid_map=maps[0], gid_map=maps[1])
+        )
+    elif draft.namespaces.own_users:
+        draft.idmaps.append(IdmapTree(slot=slot, recursive=recursive))
+    else:
+        raise SpecError(
+            path, "an idmapped mount needs mappings, or a user namespace", section=section
+        )
 
 
 def _plan_filesystem(
@@ -227,17 +248,34 @@ def _plan_filesystem(
     if is_place(mount.destination, "/dev") and attributes & MOUNT_ATTR_RDONLY:
         attributes &= ~MOUNT_ATTR_RDONLY
         draft.warn(f"{path}.options", "/dev stays writable: nodes and links are made in it")
+    data = _data(draft, mount.type, options, path)
     draft.inside.append(
         MountFilesystem(
             fstype=mount.type,
             source=mount.source or mount.type,
             target=target,
             attributes=attributes,
-            copy_up=int(options.copy_up),
-            options=_data(draft, mount.type, options, path),
-            propagation=_PROPAGATION_NAMES.get(options.propagation, ""),
+            copy_up=_copy_up(mount.type, options, data),
+            options=(*data, *_label(draft, mount.type)),
+            propagation=options.propagation,
         )
     )
+
+
+def _copy_up(fstype: str, options: MountOptions, data: tuple[str, ...]) -> int:
+    """A tmpfs without a mode of its own has that of the directory which it covers."""
+    if options.copy_up:
+        return 1
+    has_mode = any(option.startswith("mode=") for option in data)
+    return 2 if fstype == "tmpfs" and not has_mode else 0
+
+
+def _label(draft: Draft, fstype: str) -> tuple[str, ...]:
+    """`linux.mountLabel` as selinux(8) reads it; the kernel's own file systems have labels."""
+    label = draft.linux.mount_label
+    if not label or "selinux" not in draft.host.lsms or fstype in _OF_NAMESPACES:
+        return ()
+    return (f"context={label}",)
 
 
 def _bind_hosts(draft: Draft, fstype: str, options: MountOptions, target: str, path: str) -> None:
@@ -253,8 +291,7 @@ def _bind_hosts(draft: Draft, fstype: str, options: MountOptions, target: str, p
         BindTree(
             slot=draft.open_tree(source, path, recursive=True, optional=missing),
             target=target,
-            attributes_set=attributes,
-            recursive=1,
+            below_set=attributes,
             propagation=_PRIVATE,
             optional=missing,
         )
@@ -263,10 +300,12 @@ def _bind_hosts(draft: Draft, fstype: str, options: MountOptions, target: str, p
 
 def _data(draft: Draft, fstype: str, options: MountOptions, path: str) -> tuple[str, ...]:
     """The file system's own options; a devpts group that is not mapped would be refused."""
+    of_disks = fstype not in _WITHOUT_DISK and options.attributes_set & MOUNT_ATTR_RDONLY
+    data = (*options.data, "ro") if of_disks else options.data
     if fstype != "devpts" or "user" not in draft.namespaces.new:
-        return options.data
+        return data
     kept = []
-    for option in options.data:
+    for option in data:
         name, _, value = option.partition("=")
         mapped = not value.isdecimal() or is_mapped(draft.linux.gid_mappings, int(value))
         if name == "gid" and not mapped:

@@ -7,16 +7,24 @@ last, so that it need not allow what taking a user takes; without, while the pri
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from onggi.errors import SpecError, Unsupported
 from onggi.kernel.capabilities import BITS, names_of
 from onggi.runtime.host import CAP_SYS_RESOURCE, HostFacts
 from onggi.runtime.namespaces import Namespaces, is_mapped
+from onggi.runtime.plan_hooks import agent_document, split_at_pid
 from onggi.runtime.plan_seccomp import seccomp_step
 from onggi.runtime.rlimits import RLIMITS, limit_text
 from onggi.runtime.steps import (
     BecomeUser,
+    ConnectAgent,
     Execute,
+    SetLabel,
     SetNoNewPrivileges,
     SetOomScore,
     SetRlimit,
@@ -78,34 +86,74 @@ def rlimit_steps(draft: ProcessDraft) -> list[Step]:
     return steps
 
 
-def credential_steps(draft: ProcessDraft) -> list[Step]:
-    """umask, no_new_privs, filter and user.
+def credential_steps(draft: ProcessDraft, agent: Agent | None = None) -> list[Step]:
+    """Label, umask, no_new_privs, filter and user.
 
     Raises:
         SpecError: an id that the user namespace does not map, or a filter that cannot be built.
-        Unsupported: this kernel has no seccomp.
+        Unsupported: this kernel has no seccomp, or not the security module.
     """
     process = draft.process
-    for name, profile in (
-        ("apparmorProfile", process.apparmor_profile),
-        ("selinuxLabel", process.selinux_label),
-    ):
-        if profile and profile != "unconfined":
-            draft.warn(name, f"{profile} is not applied: {_why_no_lsm(name, draft.host)}")
     umask = DEFAULT_UMASK if process.user.umask is None else process.user.umask
-    steps: list[Step] = [SetUmask(mask=umask)]
-    load = _filter_steps(draft)
+    steps: list[Step] = [*_label_steps(draft), SetUmask(mask=umask)]
+    load = _filter_steps(draft, agent)
     if process.no_new_privileges:
         return [*steps, SetNoNewPrivileges(), become_user(draft), *load]
     return [*steps, *load, become_user(draft)]
 
 
-def _why_no_lsm(name: str, host: HostFacts) -> str:
-    module = "apparmor" if name == "apparmorProfile" else "selinux"
-    return f"{'this version does not use' if module in host.lsms else 'this host has no'} {module}"
+def _label_steps(draft: ProcessDraft) -> list[Step]:
+    """What the security module is told. A label that cannot be given is never left out silently.
+
+    Source: apparmor(7) change_onexec; selinux(8) setexeccon(3).
+    """
+    steps: list[Step] = []
+    for field, module, file, fallback, prefix in (
+        ("apparmorProfile", "apparmor", "apparmor/exec", "exec", "exec "),
+        ("selinuxLabel", "selinux", "exec", "", ""),
+    ):
+        is_apparmor = module == "apparmor"
+        name = draft.process.apparmor_profile if is_apparmor else draft.process.selinux_label
+        if not name:
+            continue
+        if module in draft.host.lsms:
+            steps.append(SetLabel(file=file, fallback=fallback, label=prefix + name))
+        elif name != "unconfined":
+            raise Unsupported(
+                f"{draft.path}.{field}: {name!r} cannot be applied, this host has no {module}",
+                hint=f"start a kernel with {module}, or leave the field out",
+            )
+    return steps
 
 
-def _filter_steps(draft: ProcessDraft) -> list[Step]:
+def agent_of(draft: ProcessDraft, slots: Callable[[], int], state: dict[str, Any]) -> Agent | None:
+    """The agent that the filter asks, with what it is told; None where no rule asks.
+
+    `slots` gives a free slot at each call.
+    """
+    profile = draft.linux.seccomp
+    if profile is None or not any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls):
+        return None
+    document = agent_document(profile, state)
+    return Agent(slots(), slots(), profile.listener_path or "", split_at_pid(document))
+
+
+class Agent(Struct, frozen=True):
+    """A seccomp agent's socket, what it is told, and the two slots that these travel in."""
+
+    slot: int
+    state_slot: int
+    path: str
+    state: tuple[str, ...]
+
+    def connect(self) -> ConnectAgent:
+        """The step for the host's side, once the child exists."""
+        return ConnectAgent(
+            slot=self.slot, state_slot=self.state_slot, path=self.path, state=self.state
+        )
+
+
+def _filter_steps(draft: ProcessDraft, agent: Agent | None) -> list[Step]:
     profile = draft.linux.seccomp
     if profile is None:
         return []
@@ -117,6 +165,8 @@ def _filter_steps(draft: ProcessDraft) -> list[Step]:
         )
     step, warnings = seccomp_step(profile, draft.host.machine)
     draft.warnings += [f"$.linux.seccomp: {warning}" for warning in warnings]
+    if agent is not None:
+        step = replace(step, agent=agent.slot, state=agent.state_slot)
     return [step]
 
 
@@ -191,7 +241,8 @@ def capability_masks(draft: ProcessDraft) -> dict[str, int]:
     for name, limiting, limit in within:
         beyond = masks[name] & ~limit
         masks[name] &= limit
-        if beyond:
+        # engines write ambient sets without inheritable ones since CVE-2022-24769: no news
+        if beyond and limiting != "inheritable":
             names = " ".join(names_of(beyond))
             draft.warn(f"capabilities.{name}", f"{names} left out: not in {limiting}")
     return masks

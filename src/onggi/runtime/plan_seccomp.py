@@ -17,7 +17,7 @@ def seccomp_step(profile: Seccomp, machine: str) -> tuple[LoadSeccomp, tuple[str
 
     Raises:
         SpecError: the profile is wrong, with the JSON path.
-        Unsupported: no table for the machine, or the profile wants a listener.
+        Unsupported: no table for the machine.
         InvalidArgument: the program would be longer than the kernel takes.
     """
     # Its tables of system calls are read by the first container that is filtered only.

@@ -38,6 +38,21 @@ class Supervision(Struct, frozen=True):
     journal_fields: tuple[str, ...] = ()
 
 
+class Caller(Struct, frozen=True):
+    """A caller that supervises the task itself, in place of a monitor of ours.
+
+    `rows` and `columns`: of its terminal, 0 where it has none. `preserved`: slots of descriptors
+    for the application, which sees them as 3, 4, … `hold_slot` ≥ 0: wait to be started through the
+    bound socket there. `waits`: keel stays until the task has ended.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    waits: bool = False
+    preserved: tuple[int, ...] = ()
+    hold_slot: int = -1
+
+
 class LinkSetup(Struct, frozen=True):
     """How a new network namespace is connected, as netlink messages that keel sends.
 
@@ -58,6 +73,7 @@ class LinkSetup(Struct, frozen=True):
 class StartRequest(Struct, frozen=True):
     """One start of a container's first process.
 
+    `container_id` is told to hooks and to a seccomp agent.
     `bundle`: the directory that relative paths of the configuration start from. `overlay` None:
     the root is the directory `config.root.path`. `root_mountpoint`: an existing directory of the
     host that the container's root may search; the root is attached there in the container's own
@@ -71,10 +87,11 @@ class StartRequest(Struct, frozen=True):
     mounts with the container's owners, where the file system can. `keyring`: the name of the
     session keyring to join; empty: the engine's stays. `shared_memory`: the mount namespace whose
     /dev/shm it has; empty: as the configuration says. `links`: for a new network namespace only;
-    None: it has nothing but loopback.
+    None: it has nothing but loopback. `no_pivot`: the
+    host runs from an initramfs, which pivot_root(2) cannot leave.
     """
 
-    supervision: Supervision
+    supervision: Supervision | Caller
     root_mountpoint: str
     bundle: str = ""
     overlay: Overlay | None = None
@@ -89,17 +106,23 @@ class StartRequest(Struct, frozen=True):
     keyring: str = ""
     shared_memory: str = ""
     links: LinkSetup | None = None
+    container_id: str = ""
+    no_pivot: bool = False
 
 
 class ExecRequest(Struct, frozen=True):
     """One more process in a running container.
 
     `pidfd_slot`: the borrowed slot with the pidfd of the container's first process, whose
-    namespaces are entered.
+    namespaces are entered. `container_id`, `bundle` and `container_pid` are what a seccomp agent is
+    told.
     """
 
-    supervision: Supervision
+    supervision: Supervision | Caller
     pidfd_slot: int = 0
     cgroup_files: tuple[str, ...] = ()
     cgroup_slot: int = -1
     keyring: str = ""
+    container_id: str = ""
+    bundle: str = ""
+    container_pid: int = 0

@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from onggi.errors import Internal, NotFound, Unsupported, from_os_error
 from onggi.kernel.descriptors import Descriptor
 from onggi.kernel.syscalls import sealed_memfd
+from onggi.runtime.steps import NO_SLOT
 
 #: Above every number that a monitor's own descriptors take (5 + 256 slots): what is held here
 #: survives while those are put in their places.
 LOWEST_HELD_FD: Final = 300
 
+#: Descriptors of keel at its start: the plan, the control socket, then slots.
+_PLAN_FD, _CONTROL_FD, _FIRST_BORROWED_FD = 3, 4, 5
+MAX_BORROWED: Final = NO_SLOT
+#: Python ignores these for itself; a program expects to find them as they are by default.
+_DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _MAX_SIZE_BYTES: Final = 64 * 1024 * 1024
 _PACKAGED: Final = Path(__file__).resolve().parent.parent / "bin" / "keel"
@@ -81,6 +90,33 @@ def hold(fd: int) -> Descriptor:
         return Descriptor(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_HELD_FD))
     except OSError as error:
         raise from_os_error(error, "duplicate a descriptor") from error
+
+
+def spawn(keel: Keel, role: str, sources: Sequence[int], stdio: Sequence[Any]) -> int:
+    """Start keel in a role, with `sources` as descriptors 3, 4, 5 …; the process id.
+
+    `stdio`: actions of posix_spawn on descriptors 0 to 2, which are inherited otherwise.
+
+    Raises:
+        ResourceExhausted: no descriptors, memory or processes left.
+    """
+    borrowed_count = len(sources) - (_FIRST_BORROWED_FD - _PLAN_FD)
+    with ExitStack() as stack:
+        # dup2 in sequence must not overwrite a source that is still to be placed.
+        limit = _PLAN_FD + len(sources)
+        held = [fd if fd >= limit else stack.enter_context(hold(fd)) for fd in sources]
+        placed = [(os.POSIX_SPAWN_DUP2, fd, _PLAN_FD + n) for n, fd in enumerate(held)]
+        try:
+            return os.posix_spawn(
+                f"/proc/self/fd/{keel.fileno()}",
+                ["keel", role, str(borrowed_count)],
+                {},
+                file_actions=[*stdio, *placed],
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+        except OSError as error:
+            raise from_os_error(error, f"start keel {role}") from error
 
 
 def _read_program(path: Path) -> bytes:

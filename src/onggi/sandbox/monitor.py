@@ -9,7 +9,6 @@ Source: keel/README.md.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,17 +16,13 @@ from typing import Final
 
 from onggi.errors import Unavailable, from_os_error
 from onggi.kernel.syscalls import sealed_memfd
-from onggi.runtime.steps import NO_SLOT, Plan
+from onggi.runtime.steps import Plan
 from onggi.sandbox import messages
-from onggi.sandbox.keel import Keel, hold
+from onggi.sandbox.keel import MAX_BORROWED, Keel, spawn
 from onggi.sandbox.messages import Closed, MonitorEvent, Started
 
 SOCKET_NAME: Final = "monitor.sock"
-_PLAN_FD, _CONTROL_FD, _FIRST_BORROWED_FD = 3, 4, 5
-_MAX_BORROWED: Final = NO_SLOT
 _DESCRIPTORS: Final = socket.CMSG_SPACE(4 * messages.MAX_DESCRIPTORS)
-#: Python ignores these for itself; a program expects to find them as they are by default.
-_DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Monitor:
@@ -53,15 +48,21 @@ class Monitor:
             ResourceExhausted: no descriptors, memory or processes left.
             ValueError: more borrowed descriptors than there are slots.
         """
-        if len(borrowed) > _MAX_BORROWED:
-            raise ValueError(f"{len(borrowed)} descriptors do not fit {_MAX_BORROWED} slots")
+        if len(borrowed) > MAX_BORROWED:
+            raise ValueError(f"{len(borrowed)} descriptors do not fit {MAX_BORROWED} slots")
         with ExitStack() as stack:
             memfd = stack.enter_context(sealed_memfd("plan", plan.encode()))
-            ours, theirs = _socket_pair()
+            ours, theirs = socket_pair()
             stack.enter_context(theirs)
             sources = [memfd, theirs.fileno(), *borrowed]
             try:
-                pid = _spawn(keel, sources, stderr_fd)
+                stdio = [
+                    # stderr first: its source may be a number that the next ones overwrite.
+                    (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                ]
+                pid = spawn(keel, "monitor", sources, stdio)
             except BaseException:
                 ours.close()
                 raise
@@ -152,7 +153,7 @@ class Monitor:
         if not packet:
             self._closed = True
             return Closed()
-        return _decode(packet, _passed(control))
+        return _decode(packet, passed(control))
 
     def reap(self) -> bool:
         """Collect the spawned monitor's process if it has ended; never waits.
@@ -194,7 +195,12 @@ class Monitor:
             raise Unavailable(f"the monitor takes no message: {reason}") from error
 
 
-def _socket_pair() -> tuple[socket.socket, socket.socket]:
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """A control socket: our end, keel's end.
+
+    Raises:
+        ResourceExhausted: no descriptors left.
+    """
     kind = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
     try:
         return socket.socketpair(socket.AF_UNIX, kind)
@@ -202,34 +208,8 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
         raise from_os_error(error, "make a control socket") from error
 
 
-def _spawn(keel: Keel, sources: Sequence[int], stderr_fd: int) -> int:
-    """posix_spawn keel with `sources` as descriptors 3, 4, 5 …; the process id."""
-    borrowed_count = len(sources) - (_FIRST_BORROWED_FD - _PLAN_FD)
-    with ExitStack() as stack:
-        # dup2 in sequence must not overwrite a source that is still to be placed.
-        limit = _PLAN_FD + len(sources)
-        held = [fd if fd >= limit else stack.enter_context(hold(fd)) for fd in sources]
-        actions = [
-            # stderr first: its source may be a number that the next ones overwrite.
-            (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            *((os.POSIX_SPAWN_DUP2, fd, _PLAN_FD + n) for n, fd in enumerate(held)),
-        ]
-        try:
-            return os.posix_spawn(
-                f"/proc/self/fd/{keel.fileno()}",
-                ["keel", "monitor", str(borrowed_count)],
-                {},
-                file_actions=actions,
-                setsigmask=(),
-                setsigdef=_DEFAULT_SIGNALS,
-            )
-        except OSError as error:
-            raise from_os_error(error, "start a monitor") from error
-
-
-def _passed(control: Sequence[tuple[int, int, bytes]]) -> list[int]:
+def passed(control: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with a packet."""
     fds: list[int] = []
     for level, kind, data in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

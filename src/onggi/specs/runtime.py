@@ -7,7 +7,7 @@ specification says (config.md#extensibility). Nothing here knows what a field do
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -15,6 +15,8 @@ from msgspec import Struct, field
 from onggi.errors import SpecError
 
 MAX_CONFIG_BYTES = 16 * 1024 * 1024
+#: The version of the specification that this follows, as states and features say it.
+SPEC_VERSION = "1.3.0"
 
 
 class _Spec(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -48,6 +50,30 @@ class Rlimit(_Spec, frozen=True):
     hard: int
 
 
+class Scheduler(_Spec, frozen=True):
+    """runtime, deadline and period in nanoseconds (config.md#linux-process)."""
+
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: tuple[str, ...] = ()
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+class IoPriority(_Spec, frozen=True):
+    class_: str = field(name="class")
+    priority: int = 0
+
+
+class CpuAffinity(_Spec, frozen=True):
+    """Lists of CPUs as the kernel writes them, `0-3,7`."""
+
+    initial: str = ""
+    final: str = ""
+
+
 class Process(_Spec, frozen=True):
     cwd: str
     args: tuple[str, ...] = ()
@@ -61,6 +87,9 @@ class Process(_Spec, frozen=True):
     oom_score_adj: int | None = None
     apparmor_profile: str | None = None
     selinux_label: str | None = None
+    scheduler: Scheduler | None = None
+    io_priority: IoPriority | None = None
+    exec_cpu_affinity: CpuAffinity | None = field(name="execCPUAffinity", default=None)
 
 
 class Root(_Spec, frozen=True):
@@ -232,6 +261,33 @@ class Seccomp(_Spec, frozen=True):
     syscalls: tuple[SeccompRule, ...] = ()
 
 
+class Personality(_Spec, frozen=True):
+    domain: str
+    flags: tuple[str, ...] = ()
+
+
+class IntelRdt(_Spec, frozen=True):
+    clos_id: str | None = field(name="closID", default=None)
+    schemata: tuple[str, ...] = ()
+    l3_cache_schema: str | None = None
+    mem_bw_schema: str | None = None
+    enable_monitoring: bool = False
+
+
+class MemoryPolicy(_Spec, frozen=True):
+    """nodes: a list of memory nodes as the kernel writes it, `0-1`."""
+
+    mode: str
+    nodes: str = ""
+    flags: tuple[str, ...] = ()
+
+
+class NetDevice(_Spec, frozen=True):
+    """name: what the device is called inside; none: as outside."""
+
+    name: str | None = None
+
+
 class Linux(_Spec, frozen=True):
     namespaces: tuple[Namespace, ...] = ()
     uid_mappings: tuple[IdMapping, ...] = ()
@@ -246,6 +302,30 @@ class Linux(_Spec, frozen=True):
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     mount_label: str | None = None
+    personality: Personality | None = None
+    intel_rdt: IntelRdt | None = None
+    memory_policy: MemoryPolicy | None = None
+    net_devices: dict[str, NetDevice] = {}
+
+
+class Hook(_Spec, frozen=True):
+    """timeout in seconds."""
+
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout: int | None = None
+
+
+class Hooks(_Spec, frozen=True):
+    """config.md#posix-platform-hooks."""
+
+    prestart: tuple[Hook, ...] = ()
+    create_runtime: tuple[Hook, ...] = ()
+    create_container: tuple[Hook, ...] = ()
+    start_container: tuple[Hook, ...] = ()
+    poststart: tuple[Hook, ...] = ()
+    poststop: tuple[Hook, ...] = ()
 
 
 class Config(_Spec, frozen=True):
@@ -258,15 +338,33 @@ class Config(_Spec, frozen=True):
     domainname: str | None = None
     mounts: tuple[Mount, ...] = ()
     linux: Linux | None = None
+    hooks: Hooks | None = None
     annotations: dict[str, str] = {}
 
 
+_Part = TypeVar("_Part", Process, Resources)
 _DECODER = msgspec.json.Decoder(Config)
 _LOCATION = re.compile(r"^(?P<what>.*) - at `(?P<path>[^`]*)`$", re.DOTALL)
+#: Where the specification speaks of a part; the longest beginning of a path counts.
+_SECTIONS: dict[str, str] = {
+    "$": "config.md",
+    "$.ociVersion": "config.md#specification-version",
+    "$.root": "config.md#root",
+    "$.mounts": "config.md#mounts",
+    "$.process": "config.md#process",
+    "$.hooks": "config.md#posix-platform-hooks",
+    "$.annotations": "config.md#annotations",
+    "$.linux": "config-linux.md",
+    "$.linux.namespaces": "config-linux.md#namespaces",
+    "$.linux.devices": "config-linux.md#devices",
+    "$.linux.resources": "config-linux.md#control-groups",
+    "$.linux.seccomp": "config-linux.md#seccomp",
+    "$.linux.sysctl": "config-linux.md#sysctl",
+}
 
 
 def parse_config(data: bytes) -> Config:
-    """Read a `config.json`.
+    """Read a `config.json`. A value that is null is as one that is absent.
 
     Raises:
         SpecError: not JSON, wrong types, deeper or larger than any configuration is; with the path.
@@ -275,7 +373,13 @@ def parse_config(data: bytes) -> Config:
     if len(data) > MAX_CONFIG_BYTES:
         raise SpecError("$", f"configuration is {len(data)} bytes, more than {MAX_CONFIG_BYTES}")
     try:
-        return _DECODER.decode(data)
+        try:
+            return _DECODER.decode(data)
+        except msgspec.ValidationError:
+            if b"null" not in data:
+                raise
+            # Go writes null for lists and maps that are not there, and takes it for any value.
+            return msgspec.convert(_without_nulls(msgspec.json.decode(data)), Config)
     except msgspec.ValidationError as error:
         raise located(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -284,11 +388,61 @@ def parse_config(data: bytes) -> Config:
         raise SpecError("$", "nested deeper than any configuration is") from None
 
 
-def located(error: msgspec.ValidationError, section: str = "config.md") -> SpecError:
-    """Turn msgspec's message into an error with the JSON path in its own field."""
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
+
+
+def located(error: msgspec.ValidationError, section: str = "") -> SpecError:
+    """Turn msgspec's message into an error with the JSON path in its own field.
+
+    `section`: of the specification; empty: the one of config.json that the path leads to.
+    """
     match = _LOCATION.match(str(error))
     path, what = (match["path"], match["what"]) if match else ("$", str(error))
-    return SpecError(path, what[:1].lower() + what[1:], section=section)
+    return SpecError(path, what[:1].lower() + what[1:], section=section or section_of(path))
+
+
+def section_of(path: str) -> str:
+    """The specification's section about a JSON path of config.json."""
+    parts = path.partition("[")[0].split(".")
+    while ".".join(parts) not in _SECTIONS and len(parts) > 1:
+        parts.pop()
+    return _SECTIONS.get(".".join(parts), "config.md")
+
+
+def parse_process(data: bytes) -> Process:
+    """Read a `process` on its own, as `exec` is given one.
+
+    Raises:
+        SpecError: as `parse_config`; paths start at the process.
+    Source: runtime-spec config.md#process.
+    """
+    return _parse_part(data, Process, "config.md#process")
+
+
+def parse_resources(data: bytes) -> Resources:
+    """Read `resources` on their own, as `update` is given them.
+
+    Raises:
+        SpecError: as `parse_config`; paths start at the resources.
+    Source: runtime-spec config-linux.md#control-groups.
+    """
+    return _parse_part(data, Resources, "config-linux.md#control-groups")
+
+
+def _parse_part(data: bytes, kind: type[_Part], section: str) -> _Part:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise located(error, section) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SpecError("$", f"not valid JSON: {str(error).rstrip('.')}") from None
+    except RecursionError:
+        raise SpecError("$", "nested deeper than any configuration is") from None
 
 
 def encode_config(config: Config) -> bytes:

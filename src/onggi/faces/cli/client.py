@@ -9,8 +9,9 @@ import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
 from onggi.errors import LEAVES, EngineError, Internal, StartFailed, Unavailable
-from onggi.faces.cli import jsontext, wire
+from onggi.faces.cli import wire
 from onggi.faces.cli.place import SocketAddress
+from onggi.specs import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

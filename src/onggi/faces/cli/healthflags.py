@@ -99,7 +99,7 @@ def _json_words(text: str) -> list[str] | None:
     """The strings of a JSON list; None for anything else: `[ -f x ]` is a shell's command."""
     if not text.lstrip().startswith("["):
         return None
-    from onggi.faces.cli import jsontext  # noqa: PLC0415
+    from onggi.specs import jsontext  # noqa: PLC0415
 
     try:
         words = jsontext.decode(text.encode())

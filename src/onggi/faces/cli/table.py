@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onggi.faces.cli import jsontext
 from onggi.faces.cli.output import printable
+from onggi.specs import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ Source: docs.docker.com/engine/cli/formatting, pkg.go.dev/text/template "Functio
 
 from __future__ import annotations
 
-from onggi.faces.cli import jsontext
 from onggi.faces.cli.output import printable
 from onggi.faces.cli.template_tokens import Made
+from onggi.specs import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

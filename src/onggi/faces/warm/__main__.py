@@ -16,7 +16,7 @@ from onggi.faces.warm.world import schedule
 _VERBS = (
     "run", "start", "exec", "stop", "ps", "logs", "inspect", "images", "info",
 )  # fmt: skip
-_ROOMS = ("foreground", "session", "terminal", "frames", "jsontext", "help")
+_ROOMS = ("foreground", "session", "terminal", "frames", "help")
 #: An interpreter adapts a function after eight calls.
 _REHEARSALS = 12
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     Command = Callable[[list[str]], int]
+    #: Looks at who is at the other end of a connection. Raises: RefusedError.
+    Admit = Callable[[socket], None]
     Identity = tuple[int, int, bytes]
 
 TAKEN = b"t"
@@ -46,6 +48,7 @@ def serve_one(
     root: Identity,
     rehearse: Callable[[], None] | None,
     command: Command,
+    admit: Admit | None = None,
 ) -> NoReturn:
     """Wait for a command, carry it out, and end this process."""
     code = 1
@@ -60,7 +63,7 @@ def serve_one(
         connection = _next_connection(listener, channel)
         if connection is not None:
             listener.close()
-            code = _carry_out(connection, channel, root, command)
+            code = _carry_out(connection, channel, root, command, admit)
     except BaseException:  # noqa: BLE001 - nothing may go up into the parent's frames
         sys.excepthook(*sys.exc_info())
     finally:
@@ -114,7 +117,9 @@ def _refuse(connection: socket, refused: RefusedError) -> None:
         connection.close()
 
 
-def _carry_out(connection: socket, channel: socket, root: Identity, command: Command) -> int:
+def _carry_out(
+    connection: socket, channel: socket, root: Identity, command: Command, admit: Admit | None
+) -> int:
     """Run the command that `connection` brings, and say there how it ended; its exit code."""
     try:
         if not _readable(connection):
@@ -122,6 +127,8 @@ def _carry_out(connection: socket, channel: socket, root: Identity, command: Com
         request = requests.receive(connection)
         if requests.directory_identity(request.fds[4]) != root:
             raise RefusedError(OTHER_ROOT)
+        if admit is not None:
+            admit(connection)
     except RefusedError as refused:
         _announce(channel, connection)
         _refuse(connection, refused)

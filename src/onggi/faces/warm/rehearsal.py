@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 
-from onggi.faces.cli import catalogue, jsontext, main
+from onggi.faces.cli import catalogue, main
 from onggi.faces.cli.options import parse
 from onggi.faces.cli.runspec import container_spec
 from onggi.faces.warm.request import Request
 from onggi.faces.warm.world import enter
+from onggi.specs import jsontext
 
 #: A directory without an engine that no host lacks: `version` finds nobody there.
 _NOWHERE = "/proc/self"

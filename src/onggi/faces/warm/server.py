@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onggi.faces.warm.child import Command
+    from onggi.faces.warm.child import Admit, Command
 
 #: From asking a child to end to killing it.
 _GRACE_S = 2.0
@@ -56,16 +56,27 @@ class _Running:
 class Server:
     """Serves `listener` (non-blocking, listening) until the end of `lifeline`. Owns both.
 
-    Every child carries out one `command`, and does `rehearse` before, if nobody waits yet.
+    Every child carries out one `command`, and does `rehearse` before, if nobody waits yet. `admit`
+    may refuse a connection. `idle_s`: end when there was nothing to do for so long.
     """
 
     def __init__(
-        self, listener: socket, lifeline: int, command: Command, rehearse: Callable[[], None]
+        self,
+        listener: socket,
+        lifeline: int,
+        command: Command,
+        rehearse: Callable[[], None],
+        *,
+        admit: Admit | None = None,
+        idle_s: float | None = None,
     ) -> None:
         self._listener = listener
         self._lifeline = lifeline
         self._command = command
         self._rehearse = rehearse
+        self._admit = admit
+        self._idle_s = idle_s
+        self._busy_at = time.monotonic()
         self._root = _own_root()
         self._spare: _Spare | None = None
         self._spare_at = 0.0
@@ -88,12 +99,18 @@ class Server:
                 if ready.get(running.connection, 0) & _FRONT_GONE and not running.kill_at:
                     self._end(pid, running)
             self._kill_late()
-            if self._serving and self._lifeline in ready:
+            if self._serving and (self._lifeline in ready or self._is_idle()):
                 self._stop_serving()
             if self._serving and self._spare is None:
                 waited_for = self._listener.fileno() in ready
                 if waited_for or time.monotonic() >= self._spare_at:
                     self._fork_spare(rehearsed=not waited_for)
+
+    def _is_idle(self) -> bool:
+        now = time.monotonic()
+        if self._running:
+            self._busy_at = now
+        return self._idle_s is not None and now - self._busy_at >= self._idle_s
 
     def _wait(self) -> dict[int, int]:
         poll = select.poll()
@@ -101,6 +118,8 @@ class Server:
         due = []
         if self._serving:
             poll.register(self._lifeline, select.POLLIN)
+            if self._idle_s is not None and not self._running:
+                due.append(self._busy_at + self._idle_s)
             if self._spare is None:
                 due.append(self._spare_at)
                 if self._hurries:
@@ -128,7 +147,7 @@ class Server:
         if pid == 0:
             self._close_inherited(mine)
             rehearse = self._rehearse if rehearsed else None
-            serve_one(self._listener, its, self._root, rehearse, self._command)
+            serve_one(self._listener, its, self._root, rehearse, self._command, self._admit)
         its.close()
         self._spare = _Spare(pid, mine)
 

@@ -21,6 +21,17 @@ TYPES = {"b": 1, "c": 2}
 _ALL = 7
 _MAX_NUMBER = (1 << 31) - 1
 
+#: What every container may use: the devices that it must have and its terminals. Nodes of any other
+#: may be made, which gives no access. Source: runtime-spec config-linux.md#default-devices.
+ALWAYS_ALLOWED: tuple[DeviceRule, ...] = (
+    DeviceRule(allow=True, type="c", access="m"),
+    DeviceRule(allow=True, type="b", access="m"),
+    *(
+        DeviceRule(allow=True, type="c", major=major, minor=minor)
+        for major, minor in ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2), (136, None))
+    ),
+)
+
 _Key = tuple[str, int | None, int | None]
 
 

@@ -238,6 +238,16 @@ class Cgroup:
         with Directory(self._dir(hierarchy)) as directory:
             return tasks.freezing(directory, version=hierarchy.version)
 
+    def freezer_file(self) -> str:
+        """Where it is written whether it stands still: `cgroup.freeze` or v1's `freezer.state`.
+
+        Raises:
+            Unsupported: the host has no freezer.
+        """
+        hierarchy = self._freezer()
+        name = "cgroup.freeze" if hierarchy.version == 2 else "freezer.state"
+        return f"{self._dir(hierarchy)}/{name}"
+
     def thaw(self) -> None:
         """Let every process go on. Idempotent.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 
-from onggi.errors import SpecError, Unsupported
+from onggi.errors import SpecError
 
 SECTION = "config-linux.md#seccomp"
 
@@ -17,6 +17,7 @@ TRAP = 0x0003_0000
 ERRNO = 0x0005_0000
 TRACE = 0x7FF0_0000
 LOG = 0x7FFC_0000
+NOTIFY = 0x7FC0_0000
 ALLOW = 0x7FFF_0000
 
 ENOSYS = ERRNO | errno.ENOSYS
@@ -30,6 +31,7 @@ _ACTIONS: dict[str, int] = {
     "SCMP_ACT_TRACE": TRACE,
     "SCMP_ACT_LOG": LOG,
     "SCMP_ACT_ALLOW": ALLOW,
+    "SCMP_ACT_NOTIFY": NOTIFY,
 }
 
 #: The kernel answers no errno above this (include/linux/err.h MAX_ERRNO).
@@ -37,14 +39,15 @@ MAX_ERRNO = 4095
 
 FLAG_LOG = 1 << 1
 FLAG_SPEC_ALLOW = 1 << 2
+FLAG_NEW_LISTENER = 1 << 3
+FLAG_WAIT_KILLABLE_RECV = 1 << 5
 
 #: TSYNC is nothing: the filter is loaded by a process of one thread.
-#: WAIT_KILLABLE_RECV means something only to a listener, and the kernel refuses it without one.
 _FLAGS: dict[str, int] = {
     "SECCOMP_FILTER_FLAG_TSYNC": 0,
     "SECCOMP_FILTER_FLAG_LOG": FLAG_LOG,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": FLAG_SPEC_ALLOW,
-    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 0,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": FLAG_WAIT_KILLABLE_RECV,
 }
 
 
@@ -55,13 +58,7 @@ def action_value(name: str, errno_ret: int | None, path: str, errno_field: str =
 
     Raises:
         SpecError: unknown action, or an errno that this action cannot have.
-        Unsupported: SCMP_ACT_NOTIFY.
     """
-    if name == "SCMP_ACT_NOTIFY":
-        raise Unsupported(
-            f"{path}: SCMP_ACT_NOTIFY needs a listener, and Onggi passes none on",
-            hint="answer with SCMP_ACT_ERRNO or SCMP_ACT_ALLOW instead",
-        )
     if name not in _ACTIONS:
         raise SpecError(path, f"unknown seccomp action {name!r}", section=SECTION)
     value = _ACTIONS[name]
@@ -80,7 +77,7 @@ def action_value(name: str, errno_ret: int | None, path: str, errno_field: str =
 
 def is_permissive(value: int) -> bool:
     """Whether the call may be carried out: then a call that is too new must not be hidden."""
-    return value & 0xFFFF_0000 in (ALLOW, LOG, TRACE)
+    return value & 0xFFFF_0000 in (ALLOW, LOG, TRACE, NOTIFY)
 
 
 def is_stricter(value: int, other: int) -> bool:
@@ -94,8 +91,10 @@ def _precedence(value: int) -> int:
     return action - (1 << 32) if action & 0x8000_0000 else action
 
 
-def flags_value(flags: tuple[str, ...], path: str) -> int:
-    """The SECCOMP_FILTER_FLAG_* bits for seccomp(2).
+def flags_value(flags: tuple[str, ...], path: str, *, listens: bool = False) -> int:
+    """The SECCOMP_FILTER_FLAG_* bits for seccomp(2); `listens`: a rule notifies an agent.
+
+    WAIT_KILLABLE_RECV means something only to a listener, and the kernel refuses it without one.
 
     Raises:
         SpecError: unknown flag.
@@ -105,4 +104,4 @@ def flags_value(flags: tuple[str, ...], path: str) -> int:
         if flag not in _FLAGS:
             raise SpecError(f"{path}[{index}]", f"unknown seccomp flag {flag!r}", section=SECTION)
         value |= _FLAGS[flag]
-    return value
+    return value | FLAG_NEW_LISTENER if listens else value & ~FLAG_WAIT_KILLABLE_RECV

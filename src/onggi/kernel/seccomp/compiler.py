@@ -14,6 +14,8 @@ from onggi.errors import SpecError
 from onggi.kernel.seccomp.actions import (
     ENOSYS,
     KILL_PROCESS,
+    NOTIFY,
+    SECTION,
     action_value,
     flags_value,
     is_permissive,
@@ -39,7 +41,10 @@ from onggi.kernel.seccomp.rules import Decision, Rule, decide, parse_rules
 from onggi.specs.runtime import Seccomp
 
 #: Changes whenever the same profile gives another program; part of a cache's key.
-REVISION = 1
+REVISION = 2
+
+#: keel's call for handing the listener over.
+SENDS_LISTENER = "sendmsg"
 
 _NUMBER_OFFSET = 0  # offsetof(struct seccomp_data, nr)
 _ARCH_OFFSET = 4  # offsetof(struct seccomp_data, arch)
@@ -76,7 +81,7 @@ def compile_profile(profile: Seccomp, machine: str = "x86_64") -> SeccompProgram
 
     Raises:
         SpecError: the profile is wrong, with the JSON path.
-        Unsupported: the machine has no table, or the profile wants a listener.
+        Unsupported: the machine has no table.
         InvalidArgument: the program would be longer than the kernel takes.
     """
     default = action_value(
@@ -98,8 +103,39 @@ def compile_profile(profile: Seccomp, machine: str = "x86_64") -> SeccompProgram
         search = _emit_search(asm, _merge(segments))
         entry = asm.branch(EQUAL, audit, asm.load(_NUMBER_OFFSET, search), entry)
     program = asm.program(asm.load(_ARCH_OFFSET, entry))
-    warnings = _warnings(profile, rules, architectures, lost)
-    return SeccompProgram(flags_value(profile.flags, f"{_PATH}.flags"), program, warnings)
+    listens = _check_listener(profile, rules, default)
+    warnings = _warnings(profile, rules, architectures, lost, listens)
+    flags = flags_value(profile.flags, f"{_PATH}.flags", listens=listens)
+    return SeccompProgram(flags, program, warnings)
+
+
+def _check_listener(profile: Seccomp, rules: tuple[Rule, ...], default: int) -> bool:
+    """Whether a rule notifies.
+
+    The filter holds already when its listener is sent to the agent, so what sends it must not wait
+    for the agent; the default, which is every call's, neither.
+    """
+    if default == NOTIFY:
+        raise SpecError(
+            f"{_PATH}.defaultAction", "SCMP_ACT_NOTIFY cannot be the default", section=SECTION
+        )
+    notifying = {
+        name: index
+        for index, rule in enumerate(rules)
+        for name in rule.names
+        if any(alternative.action == NOTIFY for alternative in rule.alternatives)
+    }
+    if SENDS_LISTENER in notifying:
+        raise SpecError(
+            f"{_PATH}.syscalls[{notifying[SENDS_LISTENER]}].action",
+            f"SCMP_ACT_NOTIFY cannot be for {SENDS_LISTENER}: the agent is told by it",
+            section=SECTION,
+        )
+    if notifying and not profile.listener_path:
+        raise SpecError(
+            f"{_PATH}.listenerPath", "SCMP_ACT_NOTIFY needs the agent's socket", section=SECTION
+        )
+    return bool(notifying)
 
 
 def _select_architectures(profile: Seccomp, machine: str) -> list[Architecture]:
@@ -187,7 +223,11 @@ def _emit_decision(asm: Assembler, decision: Decision) -> Label:
 
 
 def _warnings(
-    profile: Seccomp, rules: tuple[Rule, ...], architectures: list[Architecture], lost: set[str]
+    profile: Seccomp,
+    rules: tuple[Rule, ...],
+    architectures: list[Architecture],
+    lost: set[str],
+    listens: bool,
 ) -> tuple[str, ...]:
     tables = [syscall_table(architecture.table) for architecture in architectures]
     names = dict.fromkeys(name for rule in rules for name in rule.names)
@@ -200,6 +240,6 @@ def _warnings(
         f"seccomp: some rules for {name!r} have no effect: one without arguments comes first"
         for name in sorted(lost)
     ]
-    if profile.listener_path or profile.listener_metadata:
+    if not listens and (profile.listener_path or profile.listener_metadata):
         warnings.append("seccomp: listenerPath has no effect: no rule of the profile notifies")
     return tuple(warnings)

@@ -1,8 +1,11 @@
 """The steps a container start consists of; see `base` for what a step is, `table` for all."""
 
 from onggi.runtime.steps.base import CLONE_FLAGS, MAGIC, NO_SLOT, Actor, Plan, Step, namespace_names
+from onggi.runtime.steps.hooks import RunHook, RunHostHook
 from onggi.runtime.steps.host import (
     CloneInto,
+    ConnectAgent,
+    HandOver,
     IdmapTree,
     JoinCgroups,
     OpenPeerTree,
@@ -25,6 +28,7 @@ from onggi.runtime.steps.mounts import (
     MOUNT_ATTR_RDONLY,
     AttachRoot,
     BindTree,
+    ChangeMount,
     MakeDevice,
     MakeDirectory,
     MakeSymlink,
@@ -41,10 +45,19 @@ from onggi.runtime.steps.process import (
     BecomeUser,
     ChangeDirectory,
     Execute,
+    Hold,
     LoadSeccomp,
     OpenTerminal,
+    SetLabel,
     SetNoNewPrivileges,
     SetUmask,
+)
+from onggi.runtime.steps.scheduling import (
+    SetCpuAffinity,
+    SetIoPriority,
+    SetMemoryPolicy,
+    SetPersonality,
+    SetScheduler,
 )
 from onggi.runtime.steps.table import STEPS
 
@@ -60,9 +73,13 @@ __all__ = [
     "BindSockets",
     "BindTree",
     "ChangeDirectory",
+    "ChangeMount",
     "CloneInto",
     "ConfigureNetwork",
+    "ConnectAgent",
     "Execute",
+    "HandOver",
+    "Hold",
     "IdmapTree",
     "JoinCgroups",
     "JoinKeyring",
@@ -79,15 +96,23 @@ __all__ = [
     "PivotRoot",
     "Plan",
     "RaiseLoopback",
+    "RunHook",
+    "RunHostHook",
     "SendNetlink",
+    "SetCpuAffinity",
     "SetDomainname",
     "SetHostname",
+    "SetIoPriority",
+    "SetLabel",
+    "SetMemoryPolicy",
     "SetNoNewPrivileges",
     "SetOomScore",
     "SetPathReadonly",
+    "SetPersonality",
     "SetRlimit",
     "SetRootPropagation",
     "SetRootReadonly",
+    "SetScheduler",
     "SetTimeOffsets",
     "SetUmask",
     "Step",

@@ -39,6 +39,30 @@ class Supervise(Step, frozen=True, kw_only=True):
         return f"supervise with {'a terminal' if self.terminal else 'pipes'}, {log}"
 
 
+class HandOver(Step, frozen=True, kw_only=True):
+    """Leave the container to its caller: stdio is inherited. The first step, in place of Supervise.
+
+    `terminal`: OpenTerminal will make fds 0-2, its master goes to the spawner. `waits`: keel stays
+    as the parent, and tells how it ended. `preserved`: slots whose descriptors the application gets
+    as 3, 4, …
+    """
+
+    opcode = 15
+    signature = "uun"
+    actor = "monitor"
+    concerns = "stdio"
+    section = "runtime-spec runtime.md#lifecycle"
+
+    terminal: int = 0
+    waits: int = 0
+    preserved: tuple[int, ...] = ()
+
+    def describe(self) -> str:
+        stdio = "a terminal" if self.terminal else "its caller's stdio"
+        more = f" and {len(self.preserved)} more descriptors" if self.preserved else ""
+        return f"leave it to its caller, with {stdio}{more}"
+
+
 class OpenTree(Step, frozen=True, kw_only=True):
     """Take a detached copy of a host mount into a slot. `source`: what a `path` that names a
     descriptor stands for; empty: the path itself."""
@@ -63,7 +87,7 @@ class OpenTree(Step, frozen=True, kw_only=True):
 class OpenPeerTree(Step, frozen=True, kw_only=True):
     """Take a detached copy of a mount of another container into a slot."""
 
-    opcode = 11
+    opcode = 64
     signature = "uss"
     actor = "monitor"
     concerns = "mount"
@@ -151,10 +175,13 @@ class JoinCgroups(Step, frozen=True, kw_only=True):
 
 
 class IdmapTree(Step, frozen=True, kw_only=True):
-    """Show the tree in a slot with the owners of the container's user namespace."""
+    """Show the tree in a slot with other owners: those of the container's user namespace.
+
+    Or, with maps, those of a user namespace that exists for this mount only.
+    """
 
     opcode = 7
-    signature = "uu"
+    signature = "uuss"
     actor = "monitor"
     concerns = "user"
     section = "mount_setattr(2) ID-mapped mounts"
@@ -162,9 +189,12 @@ class IdmapTree(Step, frozen=True, kw_only=True):
 
     slot: int
     recursive: int = 0
+    uid_map: str = ""
+    gid_map: str = ""
 
     def describe(self) -> str:
-        return f"map the owners of slot {self.slot}"
+        own = f" by {self.uid_map.strip()!r}, {self.gid_map.strip()!r}" if self.uid_map else ""
+        return f"map the owners of slot {self.slot}{own}"
 
 
 class SetOomScore(Step, frozen=True, kw_only=True):
@@ -198,3 +228,24 @@ class SetRlimit(Step, frozen=True, kw_only=True):
     def describe(self) -> str:
         name = NAMES.get(self.resource, f"limit {self.resource}")
         return f"set {name} soft {limit_text(self.soft)} hard {limit_text(self.hard)}"
+
+
+class ConnectAgent(Step, frozen=True, kw_only=True):
+    """Connect to the agent that will answer for calls that the filter notifies of.
+
+    What to tell it is put into `state_slot`: the pieces of `state`, the child's id in between.
+    """
+
+    opcode = 12
+    signature = "uusl"
+    actor = "monitor"
+    concerns = "seccomp"
+    section = "runtime-spec config-linux.md#seccomp listenerPath"
+
+    slot: int
+    state_slot: int
+    path: str
+    state: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"connect to the seccomp agent at {self.path} → slot {self.slot}"

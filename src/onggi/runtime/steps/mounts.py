@@ -69,23 +69,23 @@ class AttachRoot(Step, frozen=True, kw_only=True):
 class MountFilesystem(Step, frozen=True, kw_only=True):
     """Mount a new file system at a path of the root.
 
-    `attributes`: MOUNT_ATTR_* bits. `copy_up`: 1 copies what lay under the mount point into it
-    (tmpcopyup). `propagation`: MS_* type or empty text for none.
+    `attributes`: MOUNT_ATTR_* bits. `copy_up`: what of the directory that is mounted upon the new
+    file system takes over: 1 all that is in it and its mode (tmpcopyup), 2 its mode.
+    `propagation`: MS_* bits.
     """
 
     opcode = 24
-    signature = "ssssuuls"
+    signature = "sssuulu"
     concerns = "mount"
     section = "runtime-spec config.md#mounts"
 
     fstype: str
     source: str
     target: str
-    label: str = ""
     attributes: int = 0
     copy_up: int = 0
     options: tuple[str, ...] = ()
-    propagation: str = ""
+    propagation: int = 0
 
     def describe(self) -> str:
         options = f" ({','.join(self.options)})" if self.options else ""
@@ -94,10 +94,13 @@ class MountFilesystem(Step, frozen=True, kw_only=True):
 
 
 class BindTree(Step, frozen=True, kw_only=True):
-    """Attach the tree in a slot at a path of the root."""
+    """Attach the tree in a slot at a path of the root.
+
+    `attributes_*`: MOUNT_ATTR_* of its topmost mount; `below_*`: then of that and all below it.
+    """
 
     opcode = 25
-    signature = "usuuuu"
+    signature = "usuuuuu"
     concerns = "mount"
     section = "runtime-spec config.md#mounts"
 
@@ -105,12 +108,33 @@ class BindTree(Step, frozen=True, kw_only=True):
     target: str
     attributes_set: int = 0
     attributes_clear: int = 0
-    recursive: int = 0
+    below_set: int = 0
+    below_clear: int = 0
     propagation: int = 0
 
     def describe(self) -> str:
-        mode = " read-only" if self.attributes_set & MOUNT_ATTR_RDONLY else ""
+        to_set = (self.attributes_set & ~self.below_clear) | self.below_set
+        mode = " read-only" if to_set & MOUNT_ATTR_RDONLY else ""
         return f"bind slot {self.slot} on {self.target}{mode}"
+
+
+class ChangeMount(Step, frozen=True, kw_only=True):
+    """Give other attributes to what is mounted on a path of the root."""
+
+    opcode = 47
+    signature = "suuuuu"
+    concerns = "mount"
+    section = "runtime-spec config.md#linux-mount-options remount"
+
+    target: str
+    attributes_set: int = 0
+    attributes_clear: int = 0
+    below_set: int = 0
+    below_clear: int = 0
+    propagation: int = 0
+
+    def describe(self) -> str:
+        return f"change the mount on {self.target}"
 
 
 class MakeDirectory(Step, frozen=True, kw_only=True):
@@ -166,14 +190,23 @@ class MakeDevice(Step, frozen=True, kw_only=True):
 
 
 class PivotRoot(Step, frozen=True, kw_only=True):
-    """Make the root the only tree that init can reach."""
+    """Make the root the only tree that init can reach.
+
+    `how`: 0 pivot_root; 1 moves the root over the host's, for a host that runs from an initramfs,
+    which cannot be pivoted away from.
+    """
 
     opcode = 30
+    signature = "u"
     concerns = "mount"
     section = "pivot_root(2)"
     protects = "the host's files"
 
+    how: int = 0
+
     def describe(self) -> str:
+        if self.how:
+            return "move the root over the host's and change into it"
         return "pivot into the root and detach the host's mounts"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onggi.runtime.steps.base import Step
+from onggi.runtime.steps.base import NO_SLOT, Step
 
 
 class OpenTerminal(Step, frozen=True, kw_only=True):
@@ -50,19 +50,42 @@ class SetNoNewPrivileges(Step, frozen=True, kw_only=True):
 
 
 class LoadSeccomp(Step, frozen=True, kw_only=True):
-    """Load the system call filter."""
+    """Load the system call filter; its listener goes to the agent, with the text in `state`."""
 
     opcode = 37
-    signature = "us"
+    signature = "usuu"
     concerns = "seccomp"
     section = "runtime-spec config-linux.md#seccomp"
     protects = "the kernel: calls that no application needs"
 
     flags: int
     program: bytes
+    agent: int = NO_SLOT
+    state: int = NO_SLOT
 
     def describe(self) -> str:
-        return f"load a system call filter of {len(self.program) // 8} instructions"
+        asks = "" if self.agent == NO_SLOT else ", which asks the agent"
+        return f"load a system call filter of {len(self.program) // 8} instructions{asks}"
+
+
+class SetLabel(Step, frozen=True, kw_only=True):
+    """Have the next execve take a security label, through a verified procfs.
+
+    `file`: of /proc/self/attr; `fallback`: where kernels before 5.8 have it; may be empty.
+    """
+
+    opcode = 48
+    signature = "sss"
+    concerns = "credentials"
+    section = "runtime-spec config.md#linux-process apparmorProfile, selinuxLabel"
+    protects = "the host, by its security module: the label is never lost on the way"
+
+    file: str
+    fallback: str
+    label: str
+
+    def describe(self) -> str:
+        return f"write {self.label!r} to /proc/self/attr/{self.file}"
 
 
 class BecomeUser(Step, frozen=True, kw_only=True):
@@ -104,6 +127,20 @@ class ChangeDirectory(Step, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         return f"change to {self.path}"
+
+
+class Hold(Step, frozen=True, kw_only=True):
+    """Find the application, then wait for whoever connects to the socket in `slot` and says so."""
+
+    opcode = 63
+    signature = "u"
+    concerns = "process"
+    section = "runtime-spec runtime.md#create, runtime.md#start"
+
+    slot: int
+
+    def describe(self) -> str:
+        return "wait to be started"
 
 
 class Execute(Step, frozen=True, kw_only=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from onggi.runtime.steps import host, identity, mounts, network, process
+from onggi.runtime.steps import hooks, host, identity, mounts, network, process, scheduling
 from onggi.runtime.steps.base import Step
 
-_ROOMS = (host, identity, mounts, network, process)
+_ROOMS = (hooks, host, identity, mounts, network, process, scheduling)
 
 STEPS: dict[int, type[Step]] = {
     cls.opcode: cls

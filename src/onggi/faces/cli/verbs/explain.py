@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from onggi.faces.cli import jsontext, values
+from onggi.faces.cli import values
 from onggi.faces.cli.help import wrap
 from onggi.faces.cli.options import Option
 from onggi.faces.cli.output import printable, short_ids
 from onggi.faces.cli.runflags import CONTAINER
 from onggi.faces.cli.runspec import container_spec
 from onggi.faces.cli.verb import Verb
+from onggi.specs import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

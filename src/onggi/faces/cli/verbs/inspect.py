@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from onggi.errors import EngineError, NotFound
-from onggi.faces.cli import jsontext
 from onggi.faces.cli.options import BadValueError, Option
 from onggi.faces.cli.table import liner
 from onggi.faces.cli.verb import Verb
+from onggi.specs import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from onggi.faces.cli import box, human, jsontext, values
+from onggi.faces.cli import box, human, values
 from onggi.faces.cli.options import Option
 from onggi.faces.cli.verb import Verb
+from onggi.specs import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,8 +1,10 @@
-/* onggi: hands a command to the warm process of its root, or runs the plain command line.
+/* Hands a command to a warm process, or runs the plain command line.
  *
  * A command that a child of the warm process carries out looks like one of this process: signals
  * go on to it, it ends as it ends, and it ends when this process does. No verb is known here.
  */
+#include "face.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -14,12 +16,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "place.h"
 #include "warm.h"
 
-enum { EXIT_ENGINE = 125 };
-
-static const char PLAIN[] = "onggi-python";
 static const int FORWARDED[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGUSR1,  SIGUSR2, SIGALRM,
                                 SIGTERM, SIGCONT, SIGTSTP, SIGWINCH, SIGIO,   SIGPWR};
 
@@ -83,18 +81,19 @@ static int wants_plain(char **arguments) {
 }
 
 /* Run the plain command line from the directory that this program is in. Returns on failure. */
-static void run_plain(char **argv) {
+static void run_plain(const struct face *face, char **argv) {
     char path[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof PLAIN);
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - strlen(face->plain) - 1);
     char *slash = length > 0 ? memrchr(path, '/', (size_t)length) : NULL;
     if (slash) {
-        strcpy(slash + 1, PLAIN);
+        strcpy(slash + 1, face->plain);
         execv(path, argv);
     } else {
-        strcpy(path, PLAIN);
-        execvp(PLAIN, argv);
+        strcpy(path, face->plain);
+        execvp(face->plain, argv);
     }
-    fprintf(stderr, "onggi: cannot run %s: %s — install onggi again\n", path, strerror(errno));
+    fprintf(stderr, "%s: cannot run %s: %s — install onggi again\n", face->name, path,
+            strerror(errno));
 }
 
 /* End as the child did. */
@@ -122,9 +121,13 @@ static void stop_by(int number) {
     signal_child(SIGCONT);
 }
 
-static int watch(int connection) {
+static int watch(const struct face *face, int connection) {
     struct answer answer;
-    while (next_answer(connection, &answer) == 0) {
+    struct passed passed;
+    while (next_answer(connection, &answer, &passed) == 0) {
+        if (answer.kind == ANSWER_SPAWN && face->serves_spawn)
+            face->serves_spawn(&passed);
+        close_passed(&passed);
         if (answer.kind == ANSWER_EXITED)
             return answer.value;
         if (answer.kind == ANSWER_KILLED)
@@ -132,28 +135,36 @@ static int watch(int connection) {
         if (answer.kind == ANSWER_STOPPED)
             stop_by(answer.value);
     }
-    fputs("onggi: the process that ran this command is gone, and how it ended is not known — "
-          "look at the result; ONGGI_NO_WARM=1 runs commands without it\n",
-          stderr);
-    return EXIT_ENGINE;
+    fprintf(stderr,
+            "%s: the process that ran this command is gone, and how it ended is not known — "
+            "look at the result; ONGGI_NO_WARM=1 runs commands without it\n",
+            face->name);
+    return face->lost;
 }
 
-int main(int argc, char **argv, char **environment) {
+int face_main(const struct face *face, int argc, char **argv, char **environment) {
     char directory[PATH_MAX];
     char **arguments = argc > 0 ? argv + 1 : argv;
     if (keep_standard_streams() < 0)
-        return EXIT_ENGINE;
+        return face->lost;
     int connection = -1;
-    if (!wants_plain(arguments) && run_directory(directory, sizeof directory, arguments, geteuid()) == 0)
+    int placed =
+        !wants_plain(arguments) && face->directory(directory, sizeof directory, arguments) == 0;
+    if (placed)
         connection = dial_warm(directory);
     if (connection >= 0) {
         child_pidfd = hand_over(connection, arguments, environment);
         if (child_pidfd >= 0 && signal_child(0) == 0) {
             forward_signals();
             if (begin(connection) == 0)
-                return watch(connection);
+                return watch(face, connection);
         }
+        close(connection);
     }
-    run_plain(argv);
-    return EXIT_ENGINE;
+    if (face->variable && placed)
+        setenv(face->variable, directory, 1);
+    else if (face->variable)
+        unsetenv(face->variable);
+    run_plain(face, argv);
+    return face->lost;
 }

@@ -1,7 +1,7 @@
-"""JSON text for the command line, without the price of `import json` (8 ms, through `re`).
+"""JSON text for command lines, without the price of `import json` (8 ms, through `re`).
 
 Uses the C scanner and encoder that `json` itself uses, and falls back to `json` where an
-interpreter lacks them. Knows nothing about messages.
+interpreter lacks them. Knows nothing about what it says.
 """
 
 from __future__ import annotations
@@ -110,4 +110,4 @@ def decode(data: bytes) -> Any:
     try:
         return _loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise DataLoss(f"the engine's message is not JSON: {error}") from None
+        raise DataLoss(f"this is not JSON: {error}") from None

@@ -1,0 +1,139 @@
+"""`start`, `kill`, `delete`, `pause`, `resume`: what changes a container that there is."""
+
+from __future__ import annotations
+
+from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
+from onggi.faces.oci.arguments import SWITCH
+from onggi.sandbox.oci import ending, starting
+from onggi.sandbox.oci.records import Directory, Record, Store, status_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from onggi.faces.oci.arguments import Arguments
+    from onggi.faces.oci.main import Context
+
+_SIGTERM = 15
+
+
+def start(context: Context, arguments: Arguments) -> None:
+    """Let the application of a created container begin."""
+    begin(context, one_id(arguments))
+
+
+def begin(context: Context, container_id: str) -> None:
+    """Start a created container.
+
+    Raises:
+        FailedPrecondition: it is not created. StartFailed: it cannot be executed.
+    """
+    with Store(context.root).open(container_id) as directory:
+        directory.lock(wait=True)
+        record = directory.read()
+        starting.start(directory, record, context.log.warn)
+        if record.hooks:
+            run_hooks(context, "poststart", directory, record)
+
+
+def kill(context: Context, arguments: Arguments) -> None:
+    """Send a signal, SIGTERM if none is named."""
+    if not 1 <= len(arguments.rest) <= 2:
+        raise InvalidArgument("a container id and a signal are needed, and nothing more")
+    number = signal_number(arguments.rest[1]) if len(arguments.rest) > 1 else _SIGTERM
+    record = Store(context.root).read(arguments.rest[0])
+    ending.send_signal(record, number, everyone=arguments.on("all"))
+
+
+def delete(context: Context, arguments: Arguments) -> None:
+    """Remove a container that has ended; with --force end it first."""
+    remove(context, one_id(arguments), force=arguments.on("force"))
+
+
+def remove(context: Context, container_id: str, *, force: bool) -> None:
+    """Remove a container. Forced, one that is not there is a removed one.
+
+    Raises:
+        NotFound, FailedPrecondition, Conflict.
+    """
+    try:
+        directory = Store(context.root).open(container_id)
+    except NotFound:
+        if force:
+            return
+        raise
+    with directory:
+        ending.delete(
+            directory,
+            force=force,
+            before=lambda record: run_hooks(context, "poststop", directory, record),
+        )
+
+
+def run_hooks(context: Context, kind: str, directory: Directory, record: Record) -> None:
+    """Run the hooks of a kind, if there are any."""
+    if kind in record.hooks:
+        from onggi.sandbox.oci import hooks  # noqa: PLC0415
+
+        status = "running" if kind == "poststart" else "stopped"
+        hooks.run(kind, status, directory, record, context.log.warn)
+
+
+def pause(context: Context, arguments: Arguments) -> None:
+    """Let every process of the container stand still."""
+    record = _with_status(context, arguments, ("running", "created"))
+    ending.cgroup_of(record).freeze()
+
+
+def resume(context: Context, arguments: Arguments) -> None:
+    """Let every process of a paused container go on."""
+    record = _with_status(context, arguments, ("paused",))
+    ending.cgroup_of(record).thaw()
+
+
+def _with_status(context: Context, arguments: Arguments, wanted: tuple[str, ...]) -> Record:
+    record = Store(context.root).read(one_id(arguments))
+    status = status_of(record)
+    if status not in wanted:
+        raise FailedPrecondition(f"container {record.id} is {status}, not {' or '.join(wanted)}")
+    if not record.cgroup:
+        raise FailedPrecondition(
+            f"container {record.id} has no cgroup", hint="only those with one can be paused"
+        )
+    return record
+
+
+def one_id(arguments: Arguments) -> str:
+    """The only argument.
+
+    Raises:
+        InvalidArgument: there is none, or more.
+    """
+    if len(arguments.rest) != 1:
+        raise InvalidArgument("a container id is needed, and nothing more")
+    return arguments.rest[0]
+
+
+def signal_number(text: str) -> int:
+    """The number of a signal: `9`, `KILL`, `SIGKILL`, `RTMIN+3`.
+
+    Raises:
+        InvalidArgument: there is no such signal.
+    """
+    if text.isascii() and text.isdecimal() and int(text) <= 64:
+        return int(text)
+    import _signal  # type: ignore[import-not-found]  # noqa: PLC0415 - `signal` costs 3 ms
+
+    name = text.upper().removeprefix("SIG")
+    base, plus, offset = name.partition("+")
+    number = getattr(_signal, f"SIG{base}", None)
+    if isinstance(number, int) and (not plus or (base == "RTMIN" and offset.isdecimal())):
+        return number + int(offset or 0)
+    raise InvalidArgument(f"unknown signal {text!r}", hint="write it as KILL, SIGKILL or 9")
+
+
+VERBS = {
+    "start": ({}, start),
+    "kill": ({"a all": SWITCH, "r regex": SWITCH}, kill),
+    "delete": ({"f force": SWITCH, "r regex": SWITCH}, delete),
+    "pause": ({}, pause),
+    "resume": ({}, resume),
+}

@@ -1,0 +1,180 @@
+"""`onggi-runtime`: runc's command line. Finds the verb, imports it, answers with its exit code.
+
+Reads argv, environment and descriptors inside `main` only. What each verb needs is imported by the
+verb: this room and those that it imports are on every caller's path.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from onggi.errors import EngineError, InvalidArgument, from_os_error
+from onggi.faces.oci.arguments import SWITCH, VALUE, parse
+from onggi.faces.oci.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from onggi.faces.oci.arguments import Arguments
+
+GLOBAL = {
+    "root": VALUE,
+    "log": VALUE,
+    "log-format": VALUE,
+    "debug": SWITCH,
+    "systemd-cgroup": SWITCH,
+    "rootless": VALUE,
+    "cgroup-manager": VALUE,
+    "criu": VALUE,
+    "v version": SWITCH,
+    "h help": SWITCH,
+}
+#: Verb → the room that has it.
+ROOMS = {
+    "create": "making",
+    "run": "making",
+    "start": "changing",
+    "kill": "changing",
+    "delete": "changing",
+    "pause": "changing",
+    "resume": "changing",
+    "state": "looking",
+    "list": "looking",
+    "ps": "looking",
+    "exec": "executing",
+    "update": "limiting",
+    "events": "limiting",
+    "spec": "describing",
+    "checkpoint": "describing",
+    "restore": "describing",
+}
+_FAILED = 1
+_EXEC_FAILED = 255
+
+
+class Context:
+    """What every verb is told besides its own arguments."""
+
+    __slots__ = ("log", "root", "systemd")
+
+    def __init__(self, root: str, log: Log, *, systemd: bool) -> None:
+        self.root = root
+        self.log = log
+        self.systemd = systemd
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Carry out one command line (without the program's name); its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    _open_standard_descriptors()
+    log = Log()
+    verb = ""
+    try:
+        before = parse(GLOBAL, words)
+        log = Log(before.text("log"), before.text("log-format"), debug=before.on("debug"))
+        verb = before.rest[0] if before.rest else ""
+        return _command(before, log)
+    except EngineError as error:
+        log.error(_told(error))
+    except OSError as error:
+        log.error(str(from_os_error(error, "the command failed")))
+    except KeyboardInterrupt:
+        log.error("interrupted")
+    return _EXEC_FAILED if verb == "exec" else _FAILED
+
+
+def _command(before: Arguments, log: Log) -> int:
+    if before.on("version") or (before.rest and before.rest[0] == "version"):
+        from onggi.faces.oci.about import print_version  # noqa: PLC0415
+
+        return print_version()
+    name = before.rest[0] if before.rest else "help"
+    if before.on("help") or name in ("help", "h"):
+        from onggi.faces.oci.about import print_help  # noqa: PLC0415
+
+        return print_help(before.rest[1:] if name in ("help", "h") else before.rest)
+    if name not in ROOMS:
+        raise InvalidArgument(f"no such command: {name}", hint="onggi-runtime help lists them")
+    table, run = load(name)
+    arguments = parse({**table, "h help": SWITCH}, before.rest[1:])
+    if arguments.on("help"):
+        from onggi.faces.oci.about import print_help  # noqa: PLC0415
+
+        return print_help([name])
+    context = Context(_root(before), log, systemd=_wants_systemd(before))
+    return int(run(context, arguments) or 0)
+
+
+def load(name: str) -> tuple[dict[str, str], Callable[[Context, Arguments], int | None]]:
+    """A verb's options and what carries it out."""
+    room: Any = __import__(f"onggi.faces.oci.{ROOMS[name]}", fromlist=["VERBS"])
+    table, run = room.VERBS[name]
+    return table, run
+
+
+def _root(before: Arguments) -> str:
+    """Where the records are: `--root`, or by the rules of runc with our own name."""
+    if given := before.text("root"):
+        return os.path.abspath(given)
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() != 0 and runtime_dir:
+        return f"{runtime_dir}/onggi-runtime"
+    return "/run/onggi-runtime"
+
+
+def _wants_systemd(before: Arguments) -> bool:
+    manager = before.text("cgroup-manager")
+    if manager not in ("", "cgroupfs", "systemd", "disabled"):
+        raise InvalidArgument(
+            f"unknown cgroup manager {manager!r}", hint="cgroupfs, systemd and disabled are known"
+        )
+    return before.on("systemd-cgroup") or manager == "systemd"
+
+
+def _told(error: EngineError) -> str:
+    """The error in the words by which callers tell what kind it is.
+
+    podman and dockerd look for these phrases to choose between exit codes 126 and 127.
+    """
+    code = getattr(error, "exit_code", None)
+    if code == 127:
+        return (
+            f"unable to start container process: exec: executable file not found in $PATH: {error}"
+        )
+    if code == 126 and "permission" not in str(error):
+        return f"unable to start container process: exec: permission denied: {error}"
+    return str(error)
+
+
+def _open_standard_descriptors() -> None:
+    """What is opened later must not become the container's stdio by its number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # the lowest that is free: this one
+
+
+def load_all() -> None:
+    """Import everything that a verb may need."""
+    for name in ROOMS:
+        load(name)
+    for room in ("foreground", "about"):
+        __import__(f"onggi.faces.oci.{room}")
+
+
+def command() -> None:
+    """The console script. The next command finds a warm process, if it is to have one."""
+    code = main()
+    if "ONGGI_RUNTIME_WARM" in os.environ:
+        from onggi.faces.oci.warming import begin  # noqa: PLC0415
+
+        begin()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    command()

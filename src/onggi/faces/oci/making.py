@@ -1,0 +1,87 @@
+"""`create` and `run`."""
+
+from __future__ import annotations
+
+import os
+
+from onggi.errors import InvalidArgument
+from onggi.faces.oci.arguments import SWITCH, VALUE
+from onggi.faces.oci.changing import begin, remove
+from onggi.sandbox.oci import creation
+from onggi.sandbox.oci.creation import Made, Order
+from onggi.sandbox.oci.records import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from onggi.faces.oci.arguments import Arguments
+    from onggi.faces.oci.main import Context
+
+_BOTH = {
+    "b bundle": VALUE,
+    "f config": VALUE,
+    "console-socket": VALUE,
+    "pid-file": VALUE,
+    "no-pivot": SWITCH,
+    "no-new-keyring": SWITCH,
+    "preserve-fds": VALUE,
+    "no-subreaper": SWITCH,
+}
+
+
+def create(context: Context, arguments: Arguments) -> None:
+    """Make a container that waits for `start`."""
+    made = creation.create(Store(context.root), _order(context, arguments))
+    _leave(made)
+
+
+def run(context: Context, arguments: Arguments) -> int:
+    """Make a container and start it; unless detached, stay until it has ended and delete it."""
+    detached = arguments.on("detach")
+    order = _order(context, arguments, waits=not detached)
+    made = creation.create(Store(context.root), order)
+    from onggi.faces.oci.foreground import keep_signals, stay  # noqa: PLC0415
+
+    if not detached:
+        keep_signals()
+    try:
+        begin(context, order.id)
+    except BaseException:
+        _leave(made)
+        remove(context, order.id, force=True)
+        raise
+    if detached:
+        _leave(made)
+        return 0
+    code = stay(made.offspring, made.pidfd, made.terminal)
+    if not arguments.on("keep"):
+        remove(context, order.id, force=False)
+    return code
+
+
+def _order(context: Context, arguments: Arguments, *, waits: bool = False) -> Order:
+    if len(arguments.rest) != 1:
+        raise InvalidArgument("a container id is needed, and nothing more")
+    return Order(
+        arguments.rest[0],
+        arguments.text("bundle") or os.getcwd(),
+        context.log.warn,
+        config_path=arguments.text("config"),
+        console_socket=arguments.text("console-socket"),
+        pid_file=arguments.text("pid-file"),
+        preserved=arguments.number("preserve-fds"),
+        keyring=not arguments.on("no-new-keyring"),
+        no_pivot=arguments.on("no-pivot"),
+        waits=waits,
+    )
+
+
+def _leave(made: Made) -> None:
+    """The container is its caller's from here on."""
+    os.close(made.pidfd)
+    made.offspring.close()
+
+
+VERBS = {
+    "create": (_BOTH, create),
+    "run": ({**_BOTH, "d detach": SWITCH, "keep": SWITCH}, run),
+}

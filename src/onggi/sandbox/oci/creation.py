@@ -1,0 +1,361 @@
+"""From a bundle to a container that is held, or runs: `create` and `run`.
+
+Order: the record says that it is being made; cgroup; plan; keel; the record says who it is; only
+then does keel let go. Killed in between, keel kills what it made, and the record tells `delete` of
+the rest. A failure leaves nothing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import pwd
+import socket
+from contextlib import ExitStack
+
+from msgspec import structs
+
+from onggi.errors import InvalidArgument, SpecError, Unavailable, from_os_error
+from onggi.kernel.liveness import boot_id, own_identity
+from onggi.runtime.host import HostFacts, probe
+from onggi.runtime.plan import plan
+from onggi.runtime.request import Caller, StartRequest
+from onggi.runtime.steps import Plan
+from onggi.sandbox.messages import Started
+from onggi.sandbox.oci import caller, ending, hooks, limits
+from onggi.sandbox.oci.home import with_home
+from onggi.sandbox.oci.offspring import Offspring
+from onggi.sandbox.oci.records import (
+    CONFIG_NAME,
+    SOCKET_NAME,
+    Directory,
+    Record,
+    Store,
+    write_whole,
+)
+from onggi.specs.runtime import MAX_CONFIG_BYTES, SPEC_VERSION, Config, Linux, Process, parse_config
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onggi.kernel.cgroups.driver import Cgroup
+
+FIRST_PRESERVED_FD = 3
+
+
+class Order:
+    """What `create` and `run` are told.
+
+    `preserved`: how many descriptors from 3 on the application gets. `waits`: the caller stays
+    until the end, and takes the terminal itself.
+    """
+
+    __slots__ = (
+        "bundle",
+        "config_path",
+        "console_socket",
+        "id",
+        "keyring",
+        "no_pivot",
+        "pid_file",
+        "preserved",
+        "waits",
+        "warn",
+    )
+
+    def __init__(
+        self,
+        container_id: str,
+        bundle: str,
+        warn: Callable[[str], None],
+        *,
+        config_path: str = "",
+        console_socket: str = "",
+        pid_file: str = "",
+        preserved: int = 0,
+        keyring: bool = True,
+        no_pivot: bool = False,
+        waits: bool = False,
+    ) -> None:
+        self.id = container_id
+        self.bundle = os.path.abspath(bundle)
+        self.config_path = config_path or f"{self.bundle}/{CONFIG_NAME}"
+        self.console_socket = console_socket
+        self.pid_file = pid_file
+        self.preserved = preserved + listened_fds()
+        self.keyring = keyring
+        self.no_pivot = no_pivot
+        self.waits = waits
+        self.warn = warn
+
+
+class Made:
+    """A container that has been made. `terminal`: its master, owned by the caller; or -1."""
+
+    __slots__ = ("config", "offspring", "pidfd", "record", "terminal")
+
+    def __init__(
+        self, record: Record, config: Config, offspring: Offspring, started: Started
+    ) -> None:
+        self.record = record
+        self.config = config
+        self.offspring = offspring
+        self.pidfd = started.pidfd if started.pidfd is not None else -1
+        self.terminal = started.sockets[0] if started.sockets else -1
+
+
+def create(store: Store, order: Order) -> Made:
+    """Make a container; the caller closes what is in the answer.
+
+    Raises:
+        AlreadyExists: the id is taken. SpecError: the configuration is wrong.
+        StartFailed: the application is not there. EngineError: the host refuses.
+    """
+    text = read_config(order.config_path)
+    config = parse_config(text)
+    check_terminal(
+        config.process is not None and config.process.terminal,
+        order.console_socket,
+        detached=not order.waits,
+    )
+    host = probe(caller.current.pid)
+    with ExitStack() as stack:
+        directory = stack.enter_context(store.claim(order.id))
+        directory.lock()
+        record = first_record(order, config)
+        try:
+            directory.write(record)
+            directory.write_file(CONFIG_NAME, text)
+            return _make(directory, record, order, config, host)
+        except BaseException:
+            ending.clean(directory, record)
+            raise
+
+
+def read_config(path: str) -> bytes:
+    """The configuration's text.
+
+    Raises:
+        NotFound: there is none. SpecError: longer than any configuration is.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError as error:
+        raise from_os_error(error, "JSON specification file config.json not found: open") from None
+    except OSError as error:
+        raise from_os_error(error, "open") from None
+    with open(fd, "rb", buffering=0) as file:
+        data = b""
+        while len(data) <= MAX_CONFIG_BYTES and (more := file.read(1 << 20)):
+            data += more
+    if len(data) > MAX_CONFIG_BYTES:
+        raise SpecError("$", f"configuration is longer than {MAX_CONFIG_BYTES} bytes")
+    return data
+
+
+def check_terminal(terminal: bool, console_socket: str, *, detached: bool) -> None:
+    """Whether somebody takes the terminal that is asked for.
+
+    Raises:
+        InvalidArgument: nobody does, or there is none to take.
+    """
+    if terminal and detached and not console_socket:
+        raise InvalidArgument(
+            "cannot allocate tty if runtime will detach without setting console socket",
+            hint="give --console-socket, or set process.terminal to false",
+        )
+    if console_socket and not (terminal and detached):
+        raise InvalidArgument(
+            "cannot use console socket if runtime will not detach or allocate tty"
+        )
+
+
+def first_record(order: Order, config: Config) -> Record:
+    """What is known before anything is made."""
+    root = config.root.path if config.root else ""
+    now = datetime.datetime.now(datetime.UTC)
+    return Record(
+        id=order.id,
+        oci_version=SPEC_VERSION,
+        bundle=order.bundle,
+        rootfs=os.path.normpath(os.path.join(order.bundle, root)),
+        created=now.strftime("%Y-%m-%dT%H:%M:%S.%f000Z"),
+        owner=_owner(),
+        annotations=dict(config.annotations),
+        running_boot=boot_id(),
+        creator=own_identity(),
+        owns_pids=any(n.type == "pid" and not n.path for n in (config.linux or Linux()).namespaces),
+        terminal=config.process is not None and config.process.terminal,
+        preserved=order.preserved,
+        hooks=hooks.later(config),
+    )
+
+
+def _owner() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _make(
+    directory: Directory, record: Record, order: Order, config: Config, host: HostFacts
+) -> Made:
+    record.cgroup = limits.path_of(config, record.id, host.cgroups)
+    directory.write(record)
+    cgroup = limits.make(record.cgroup, config, host, order.warn)
+    record.cgroup = cgroup.path if cgroup else ""
+    record.freezer = limits.freezer_file(cgroup) if cgroup else ""
+    with ExitStack() as stack:
+        console = stack.enter_context(connect_console(order.console_socket))
+        slots = Slots(stack)
+        request = start_request(record, order, slots, cgroup)
+        slots.add(bind_socket(directory, stack))
+        made = plan_start(config, host, request, record.rootfs)
+        for warning in made.warnings:
+            order.warn(warning)
+        offspring = Offspring(made, slots.fds, order.warn)
+        try:
+            return _record(directory, record, order, config, offspring, console)
+        except BaseException:
+            offspring.close()
+            raise
+
+
+def plan_start(config: Config, host: HostFacts, request: StartRequest, rootfs: str) -> Plan:
+    """The plan of the container's first process, which is told HOME and of its descriptors."""
+    if config.process is not None:
+        process = with_listen_fds(with_home(config.process, rootfs))
+        config = structs.replace(config, process=process)
+    return plan(config, host, request)
+
+
+def listened_fds() -> int:
+    """How many sockets, from 3 on, the caller's manager has opened for the application.
+
+    Source: sd_listen_fds(3).
+    """
+    count, pid = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
+    for_us = not pid or pid == str(os.getpid())
+    return int(count) if for_us and count.isdecimal() and len(count) < 4 else 0
+
+
+def with_listen_fds(process: Process) -> Process:
+    """The process with the variables by which it knows its sockets, if there are any."""
+    count = listened_fds()
+    if not count:
+        return process
+    added = (f"LISTEN_FDS={count}", "LISTEN_PID=1")
+    return structs.replace(process, env=(*process.env, *added))
+
+
+class Slots:
+    """The descriptors that keel borrows, by slot."""
+
+    __slots__ = ("fds", "stack")
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+        self.fds: list[int] = []
+
+    def add(self, fd: int) -> int:
+        """Lend a descriptor; its slot."""
+        self.fds.append(fd)
+        return len(self.fds) - 1
+
+    def add_cgroup(self, cgroup: Cgroup | None) -> int:
+        """Lend the v2 cgroup; its slot, or -1."""
+        fd = cgroup.open_v2() if cgroup else None
+        if fd is None:
+            return -1
+        self.stack.callback(os.close, fd)
+        return self.add(fd)
+
+    def add_preserved(self, count: int) -> tuple[int, ...]:
+        """Lend descriptors from 3 on, which whoever called us left open."""
+        return tuple(self.add(FIRST_PRESERVED_FD + n) for n in range(count))
+
+
+def start_request(
+    record: Record, order: Order, slots: Slots, cgroup: Cgroup | None
+) -> StartRequest:
+    """What the planner is told of this host and caller. The socket to hold at comes last."""
+    cgroup_slot = slots.add_cgroup(cgroup)
+    preserved = slots.add_preserved(order.preserved)
+    hold_slot = len(slots.fds)
+    return StartRequest(
+        supervision=Caller(waits=order.waits, preserved=preserved, hold_slot=hold_slot),
+        # the root is attached over itself, in the container's mount namespace only
+        root_mountpoint=record.rootfs,
+        bundle=record.bundle,
+        cgroup_files=cgroup.task_paths() if cgroup else (),
+        cgroup_slot=cgroup_slot,
+        borrowed=hold_slot + 1,
+        idmap_sources=False,
+        keyring=f"_ses.{record.id}" if order.keyring else "",
+        container_id=record.id,
+        no_pivot=order.no_pivot,
+    )
+
+
+def bind_socket(directory: Directory, stack: ExitStack) -> int:
+    """The socket that init will wait at. Init listens, so that a connection names its process."""
+    listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    try:
+        listener.bind(f"/proc/self/fd/{directory.fd}/{SOCKET_NAME}")
+    except OSError as error:
+        raise from_os_error(error, "bind the start socket") from error
+    return listener.fileno()
+
+
+def connect_console(path: str) -> socket.socket:
+    """The console socket, connected; one that is not connected if there is none."""
+    console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path:
+            console.connect(path)
+    except OSError as error:
+        console.close()
+        raise from_os_error(error, f"connect to the console socket {path}") from error
+    return console
+
+
+def _record(
+    directory: Directory,
+    record: Record,
+    order: Order,
+    config: Config,
+    offspring: Offspring,
+    console: socket.socket,
+) -> Made:
+    started = offspring.started()
+    made = Made(record, config, offspring, started)
+    try:
+        record.pid, record.start_time = started.pid, started.start_time
+        directory.write(record)
+        if order.console_socket:
+            send_terminal(console, made.terminal)
+            os.close(made.terminal)
+            made.terminal = -1
+        if order.pid_file:
+            write_whole(None, order.pid_file, str(record.pid).encode(), 0o644)
+        offspring.recorded()
+    except BaseException:
+        for fd in (made.pidfd, made.terminal):
+            if fd >= 0:
+                os.close(fd)
+        raise
+    return made
+
+
+def send_terminal(console: socket.socket, terminal: int) -> None:
+    """Pass a terminal's master to whoever listens at the console socket.
+
+    Raises:
+        Unavailable: nobody takes it.
+    """
+    try:
+        socket.send_fds(console, [b"/dev/ptmx"], [terminal])
+    except OSError as error:
+        raise Unavailable(f"nobody takes the terminal: {os.strerror(error.errno or 0)}") from error

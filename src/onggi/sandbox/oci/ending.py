@@ -1,0 +1,225 @@
+"""Signals to a container, its end, and the removal of whatever is left of it.
+
+`clean` needs no more than the record: it works after a command was killed at any point, and again
+after it was itself killed.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+
+from onggi.errors import (
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    SyscallError,
+    Unavailable,
+)
+from onggi.kernel.syscalls import pidfd_open, pidfd_send_signal
+from onggi.sandbox.oci.records import SOCKET_NAME, Directory, Record, process_of, status_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onggi.kernel.cgroups.driver import Cgroup
+    from onggi.kernel.descriptors import Descriptor
+
+SIGKILL = 9
+_END_S = 10.0
+_PAUSE_S = 0.001
+_LONGEST_PAUSE_S = 0.05
+_SO_PEERCRED = 17
+
+
+def open_process(record: Record) -> Descriptor:
+    """A pidfd of the container's first process.
+
+    Raises:
+        FailedPrecondition: it has ended, whoever has its number now.
+    """
+    if record.pid:
+        try:
+            pidfd = pidfd_open(record.pid)
+        except SyscallError:
+            raise not_running() from None
+        if process_of(record) is not None:  # looked at after it is held
+            return pidfd
+        pidfd.close()
+    raise not_running()
+
+
+def not_running() -> FailedPrecondition:
+    """The error that callers know a container without a process by."""
+    return FailedPrecondition("container not running: process already finished")
+
+
+def send_signal(record: Record, number: int, *, everyone: bool = False) -> None:
+    """Send a signal to the container's first process, or to every process of its cgroup.
+
+    Raises:
+        FailedPrecondition: there is nobody.
+    """
+    if everyone and (record.cgroup or process_of(record) is None):
+        _signal_everyone(record, number)
+        return
+    with open_process(record) as pidfd:
+        try:
+            pidfd_send_signal(pidfd, number)
+        except SyscallError as error:
+            if (
+                isinstance(error.__cause__, ProcessLookupError)
+                or error.kind == "FailedPrecondition"
+            ):
+                raise not_running() from None
+            raise
+    # One that stands still takes SIGKILL, on v1, only when it goes on.
+    if number == SIGKILL and record.cgroup and status_of(record) == "paused":
+        cgroup_of(record).thaw()
+
+
+def _signal_everyone(record: Record, number: int) -> None:
+    cgroup = cgroup_of(record) if record.cgroup else None
+    if cgroup is None:
+        return  # a container that has ended, and had no cgroup, has nobody left that is known
+    if number == SIGKILL:
+        cgroup.kill()
+        return
+    for pid in cgroup.processes():
+        try:
+            with pidfd_open(pid) as pidfd:
+                if pid in cgroup.processes():
+                    pidfd_send_signal(pidfd, number)
+        except SyscallError:
+            continue  # it has ended meanwhile
+
+
+def cgroup_of(record: Record) -> Cgroup:
+    """The container's cgroup on this host."""
+    from onggi.kernel.cgroups.driver import Cgroup  # noqa: PLC0415 - the cheap verbs need none
+    from onggi.kernel.cgroups.layout import CgroupLayout  # noqa: PLC0415
+
+    return Cgroup(CgroupLayout.probe(), record.cgroup)
+
+
+def delete(directory: Directory, *, force: bool, before: Callable[[Record], None]) -> None:
+    """Remove a container that has ended; `force`: end it first. `before`: what comes before that.
+
+    Raises:
+        FailedPrecondition: it has not ended. Conflict: another command is at it.
+        NotFound: another command has removed it.
+    """
+    try:
+        record = directory.read()
+    except NotFound:  # claimed, and nothing written yet: nothing is made either
+        directory.lock()
+        directory.remove()
+        return
+    except DataLoss:
+        if not force:
+            raise
+        directory.remove()
+        return
+    status = status_of(record)
+    if status != "stopped":
+        if not force:
+            raise FailedPrecondition(
+                f"cannot delete container {record.id} that is not stopped: {status}",
+                hint="kill it first, or use --force",
+            )
+        _kill_creator(record)
+    directory.lock(wait=force)
+    clean(directory, record, before)
+
+
+def _kill_creator(record: Record) -> None:
+    """End the command that is making the container: what it made ends with it."""
+    if not record.pid and process_of(record, *record.creator) is not None:
+        try:
+            with pidfd_open(record.creator[0]) as pidfd:
+                if process_of(record, *record.creator) is not None:
+                    pidfd_send_signal(pidfd, SIGKILL)
+                    wait_for_end(pidfd)
+        except SyscallError:
+            return
+
+
+def clean(
+    directory: Directory, record: Record, before: Callable[[Record], None] | None = None
+) -> None:
+    """End what lives, remove cgroup and directory. Idempotent.
+
+    Raises:
+        Unavailable: a process does not end.
+    """
+    _end_process(directory, record)
+    if record.cgroup:
+        _remove_cgroup(cgroup_of(record))
+    if before is not None and record.pid:
+        before(record)
+    directory.remove()
+
+
+def _end_process(directory: Directory, record: Record) -> None:
+    try:
+        with open_process(record) as pidfd:
+            pidfd_send_signal(pidfd, SIGKILL)
+            if record.freezer and status_of(record) == "paused":
+                cgroup_of(record).thaw()
+            wait_for_end(pidfd)
+    except FailedPrecondition:
+        if not record.pid:
+            _end_unrecorded(directory)
+    except SyscallError as error:
+        if error.kind != "FailedPrecondition":
+            raise
+
+
+def _end_unrecorded(directory: Directory) -> None:
+    """Who waits at the start socket lives, though keel was killed before it could say so."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(f"/proc/self/fd/{directory.fd}/{SOCKET_NAME}")
+        except OSError:
+            return  # nobody
+        credentials = probe.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, 12)
+        pid = int.from_bytes(credentials[:4], "little")
+        try:
+            with pidfd_open(pid) as pidfd:
+                pidfd_send_signal(pidfd, SIGKILL)
+                wait_for_end(pidfd)
+        except SyscallError:
+            return
+
+
+def wait_for_end(pidfd: int, timeout_s: float = _END_S) -> None:
+    """Wait until a process that was killed has ended.
+
+    Raises:
+        Unavailable: it has not in time.
+    """
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(timeout_s * 1000):
+        raise Unavailable(
+            f"a process does not end within {timeout_s} s of SIGKILL",
+            hint="it waits in the kernel, for a disk or a network file system; try again",
+        )
+
+
+def _remove_cgroup(cgroup: Cgroup) -> None:
+    """Remove it; processes that are left in it are killed first.
+
+    Raises:
+        Unavailable: one does not end.
+    """
+    deadline = time.monotonic() + _END_S
+    pause_s = _PAUSE_S
+    while not cgroup.remove():
+        cgroup.kill()
+        if time.monotonic() > deadline:
+            raise Unavailable(f"processes of cgroup {cgroup.path} do not end")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
