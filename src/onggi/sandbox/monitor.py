@@ -34,7 +34,7 @@ class Monitor:
     """One monitor, from the outside. A context manager that owns the socket, not the monitor."""
 
     def __init__(self, control: socket.socket, pid: int | None) -> None:
-        control.setblocking(False)
+        """Take over a socket that does not block, and a process."""
         self._control = control
         self._closed = False
         self._told_to_go = pid is None
@@ -59,9 +59,10 @@ class Monitor:
             memfd = stack.enter_context(sealed_memfd("plan", plan.encode()))
             ours, theirs = _socket_pair()
             stack.enter_context(theirs)
-            sources = [memfd, theirs.fileno(), *borrowed]
             try:
-                pid = _spawn(keel, sources, stderr_fd)
+                # All that can fail comes before the process, which somebody would have to collect.
+                ours.setblocking(False)
+                pid = _spawn(keel, [memfd, theirs.fileno(), *borrowed], stderr_fd)
             except BaseException:
                 ours.close()
                 raise
