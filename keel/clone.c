@@ -4,6 +4,7 @@
  * happens in a stage process, because the monitor must stay outside; the stage clones init with
  * CLONE_PARENT, so that the monitor is init's parent and can wait for it. */
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -137,14 +138,32 @@ static int stage_clone(struct walk *walk, const struct step *step, struct join *
 
 /* The stage itself is born in the cgroup, and init in it after: once a user namespace is joined, its
  * caller may no longer touch the host's cgroups; and moving there would wait for a grace period. */
-static pid_t clone_stage(struct walk *walk, int cgroup) {
-    struct clone_args arguments = {.exit_signal = SIGCHLD};
+static pid_t clone_stage(struct walk *walk, int cgroup, int *pidfd) {
+    struct clone_args arguments = {
+        .flags = CLONE_PIDFD,
+        .pidfd = (uint64_t)(uintptr_t)pidfd,
+        .exit_signal = SIGCHLD,
+    };
     if (cgroup >= 0) {
-        arguments.flags = CLONE_INTO_CGROUP;
+        arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = (__u64)cgroup;
     }
     pid_t stage = sys_clone3(&arguments);
     return stage < 0 ? fail(walk->failure, "clone3", "the stage that joins namespaces") : stage;
+}
+
+/* Receive what is said on the baton, if somebody says something before the stage has ended. One that
+ * was killed may leave an init that holds the other end, and waits. */
+static int hear_stage(struct walk *walk, int pidfd, enum baton_kind *kind, uint32_t *value) {
+    struct pollfd either[2] = {{.fd = walk->baton, .events = POLLIN},
+                               {.fd = pidfd, .events = POLLIN}};
+    while (poll(either, 2, -1) < 0)
+        if (errno != EINTR)
+            return -1;
+    /* what it said before its end is there by now */
+    if (!either[0].revents && poll(either, 1, 0) <= 0)
+        return -1;
+    return baton_receive(walk, kind, value);
 }
 
 /* Receive what the stage made. The stage has ended when this returns. */
@@ -152,7 +171,8 @@ static int clone_by_stage(struct walk *walk, const struct step *step, struct joi
                           int cgroup, int init_end) {
     enum baton_kind kind = BATON_GONE;
     uint32_t value = 0;
-    pid_t stage = clone_stage(walk, cgroup);
+    SCOPED_FD pidfd = -1;
+    pid_t stage = clone_stage(walk, cgroup, &pidfd);
     if (stage < 0)
         return -1;
     if (stage == 0) {
@@ -163,7 +183,7 @@ static int clone_by_stage(struct walk *walk, const struct step *step, struct joi
         _exit(0);
     }
     close(init_end);
-    int received = baton_receive(walk, &kind, &value);
+    int received = hear_stage(walk, pidfd, &kind, &value);
     if (received < 0 || kind != BATON_CLONED || walk->slot[SLOT_PIDFD] < 0) {
         /* there may be an init (a failure may be its own word, which overtook the stage's): it
          * ends when nobody holds the other end */
