@@ -148,8 +148,7 @@ int face_main(const struct face *face, int argc, char **argv, char **environment
     if (keep_standard_streams() < 0)
         return face->lost;
     int connection = -1;
-    int placed =
-        !wants_plain(arguments) && face->directory(directory, sizeof directory, arguments) == 0;
+    int placed = !wants_plain(arguments) && face->directory(directory, sizeof directory, arguments) == 0;
     if (placed)
         connection = dial_warm(directory);
     if (connection >= 0) {

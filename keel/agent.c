@@ -31,8 +31,8 @@ int step_connect_agent(struct walk *walk, const struct step *step) {
     return 0;
 }
 
-/* One message: the whole state and the listener. The filter holds already, so this is all that is
- * called: sendmsg. */
+/* The whole state, and the listener along with its first byte. The filter holds already, so nothing
+ * but sendmsg is called before the agent can answer. */
 static int send_listener(int agent, int listener, const char *state, size_t size) {
     union {
         struct cmsghdr header;
@@ -76,8 +76,12 @@ int agent_prepare(struct walk *walk, const struct step *step, struct agent *agen
     return 0;
 }
 
-int agent_tell(struct walk *walk, const struct agent *agent, int listener) {
+int agent_tell(struct walk *walk, const struct step *step, const struct agent *agent,
+               int listener) {
     if (send_listener(agent->socket, listener, agent->state, agent->size) < 0)
         return fail(walk->failure, "sendmsg", "the listener to the seccomp agent");
+    /* who holds a listener is waited for: if the agent is gone, calls must not wait for us */
+    close(listener);
+    slot_fill(walk, (unsigned)number_of(step, 2), -1);
     return 0;
 }

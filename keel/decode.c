@@ -224,13 +224,13 @@ static const char *check_step(const struct step *step) {
     case STEP_ATTACH_ROOT:
     case STEP_BIND_TREE:
         return is_slot(number_of(step, 0)) ? NULL : "no such slot";
+    case STEP_CONNECT_AGENT:
+        return is_slot(number_of(step, 0)) && is_slot(number_of(step, 1)) ? NULL : "no such slot";
     case STEP_OPEN_PEER_TREE:
         /* one that fails half way may have left the monitor elsewhere */
         if (step->optional)
             return "this step cannot be optional";
         return is_slot(number_of(step, 0)) ? NULL : "no such slot";
-    case STEP_CONNECT_AGENT:
-        return is_slot(number_of(step, 0)) && is_slot(number_of(step, 1)) ? NULL : "no such slot";
     case STEP_CLONE_INTO:
         return step->optional ? "this step cannot be optional" : check_clone(step);
     case STEP_MOUNT_OVERLAY:
@@ -260,10 +260,6 @@ static const char *check_step(const struct step *step) {
     default:
         return NULL;
     }
-}
-
-int is_of_init(uint16_t opcode) {
-    return opcode >= STEP_FIRST_OF_INIT && opcode <= STEP_LAST_OF_INIT;
 }
 
 static int needs_child(uint16_t opcode) {

@@ -12,11 +12,15 @@ enum opcode {
 #include "steps.def"
 #undef STEP
     STEP_FIRST_OF_INIT = STEP_SET_ROOT_PROPAGATION,
-    STEP_LAST_OF_INIT = STEP_HOLD,
-    STEP_LIMIT = STEP_OPEN_PEER_TREE + 1,
+    STEP_LAST_OF_INIT = STEP_HOLD, /* the monitor's numbers are below and above */
+    STEP_LIMIT = STEP_RUN_HOST_HOOK + 1,
 };
 
 enum { MAX_FIELDS = 11, SLOTS = 256, NO_SLOT = 255 };
+
+static inline int is_of_init(unsigned opcode) {
+    return opcode >= STEP_FIRST_OF_INIT && opcode <= STEP_LAST_OF_INIT;
+}
 
 /* Bytes of the plan, followed by a NUL that is not counted. */
 struct blob {
@@ -62,9 +66,6 @@ void free_plan(struct plan *plan);
 
 /* The name of a step as in steps.def, "?" for an unknown one. */
 const char *step_name(unsigned opcode);
-
-/* Whether init carries this step out; else it is the monitor's. */
-int is_of_init(uint16_t opcode);
 
 static inline const char *text_of(const struct step *step, unsigned index) {
     return step->field[index].text.bytes;

@@ -89,7 +89,7 @@ int step_load_seccomp(struct walk *walk, const struct step *step) {
     if (listener < 0)
         return fail(walk->failure, "seccomp", "%u instructions, flags %#llx", filter.len,
                     (unsigned long long)number_of(step, 0));
-    return asks ? agent_tell(walk, &agent, listener) : 0;
+    return asks ? agent_tell(walk, step, &agent, listener) : 0;
 }
 
 static int drop_bounding(struct walk *walk, uint64_t keep) {

@@ -107,7 +107,8 @@ struct agent {
     size_t size;
 };
 int agent_prepare(struct walk *walk, const struct step *step, struct agent *agent);
-int agent_tell(struct walk *walk, const struct agent *agent, int listener);
+int agent_tell(struct walk *walk, const struct step *step, const struct agent *agent,
+               int listener);
 
 int step_open_tree(struct walk *walk, const struct step *step);
 int step_open_peer_tree(struct walk *walk, const struct step *step);

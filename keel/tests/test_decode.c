@@ -241,28 +241,6 @@ static void test_sockets(void) {
     refuse(&buffer, 3, "a second BIND_SOCKETS");
 }
 
-static void put_peer_tree(struct buffer *buffer, uint64_t slot, unsigned flags) {
-    begin_plan(buffer, 4);
-    put_supervise(buffer, 0);
-    begin_step(buffer, 64, flags);
-    put(buffer, slot, 8);
-    put_text(buffer, "/proc/7/ns/mnt");
-    put_text(buffer, "/dev/shm");
-    end_step(buffer);
-    put_clone(buffer, 0, -1);
-    put_execute(buffer, "x", 1);
-}
-
-static void test_peer_tree(void) {
-    struct buffer buffer;
-    put_peer_tree(&buffer, 256, 0);
-    refuse(&buffer, 1, "no such slot");
-    put_peer_tree(&buffer, 3, 1);
-    refuse(&buffer, 1, "this step cannot be optional");
-    put_peer_tree(&buffer, 3, 0);
-    CHECK(decode(&buffer, buffer.size) == 0);
-}
-
 /* `hold` times HOLD in slot `slot`, then a step of the monitor if `late`. */
 static void put_held_plan(struct buffer *buffer, int handed, unsigned hold, uint64_t slot, int late) {
     begin_plan(buffer, 3 + hold + (late ? 1 : 0));
@@ -304,6 +282,28 @@ static void test_a_container_that_waits(void) {
     refuse(&buffer, 0, "no such slot");
 }
 
+static void put_peer_tree(struct buffer *buffer, uint64_t slot, unsigned flags) {
+    begin_plan(buffer, 4);
+    put_supervise(buffer, 0);
+    begin_step(buffer, 11, flags);
+    put(buffer, slot, 8);
+    put_text(buffer, "/proc/7/ns/mnt");
+    put_text(buffer, "/dev/shm");
+    end_step(buffer);
+    put_clone(buffer, 0, -1);
+    put_execute(buffer, "x", 1);
+}
+
+static void test_peer_tree(void) {
+    struct buffer buffer;
+    put_peer_tree(&buffer, 256, 0);
+    refuse(&buffer, 1, "no such slot");
+    put_peer_tree(&buffer, 3, 1);
+    refuse(&buffer, 1, "this step cannot be optional");
+    put_peer_tree(&buffer, 3, 0);
+    CHECK(decode(&buffer, buffer.size) == 0);
+}
+
 static void test_one_place_for_the_log(void) {
     struct buffer buffer;
     begin_plan(&buffer, 1);
@@ -323,8 +323,8 @@ static void test_one_place_for_the_log(void) {
 int main(void) {
     test_netlink();
     test_sockets();
-    test_peer_tree();
     test_a_container_that_waits();
+    test_peer_tree();
     test_one_place_for_the_log();
     test_a_good_plan();
     test_every_truncation();

@@ -23,6 +23,7 @@ from faces.oci_rig import (
     eventually,
     read_all,
 )
+from onggi.kernel.cgroups.layout import CgroupLayout
 
 pytestmark = NEEDS_ROOT_AND_BUSYBOX
 
@@ -213,14 +214,81 @@ def test_what_is_no_id_is_refused(runtime: Runtime, name: str) -> None:
 
 def test_start_twice_delete_running_kill_stopped_are_refused(runtime: Runtime) -> None:
     container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("start", container)
     refused = runtime.call("delete", container, check=False)
     assert "that is not stopped" in refused.stderr
-    runtime.call("start", container)
     assert "already running" in runtime.call("start", container, check=False).stderr
     runtime.call("kill", container, "SIGKILL")
     runtime.wait(container, "stopped")
     assert "container not running" in runtime.call("kill", container, check=False).stderr
     assert "stopped" in runtime.call("start", container, check=False).stderr
+
+
+def test_what_was_never_started_is_deleted_without_force(runtime: Runtime) -> None:
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    pid = runtime.state(container)["pid"]
+    pidfd = os.pidfd_open(pid)
+    runtime.call("delete", container)
+    assert select.select([pidfd], [], [], 0)[0]  # it has ended
+    os.close(pidfd)
+    assert "does not exist" in runtime.call("state", container, check=False).stderr
+
+
+def test_delete_and_kill_by_expression(runtime: Runtime) -> None:
+    bundle = runtime.bundle("/bin/sleep", "1000")
+    kept, *gone = [runtime.create(name, bundle) for name in ("keep", "one1", "one2")]
+    assert runtime.call("delete", "-f", "--regex", "(", check=False).returncode == 1
+    runtime.call("delete", "-f", "--regex", "one[0-9]$")
+    assert runtime.state(kept)["status"] == "created"
+    for container in gone:
+        assert runtime.call("state", container, check=False).returncode == 1
+
+
+def test_options_may_follow_the_id(runtime: Runtime) -> None:
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("delete", container, "--force")
+    assert runtime.call("state", container, check=False).returncode == 1
+
+
+def test_what_a_terminal_prints_into_a_pipe_has_no_carriage_returns(runtime: Runtime) -> None:
+    def on_a_terminal(config: dict[str, Any]) -> None:
+        config["process"]["terminal"] = True
+
+    bundle = runtime.bundle("/bin/sh", "-c", "[ -t 1 ] && echo one", change=on_a_terminal)
+    done = runtime.call("run", "-b", str(bundle), runtime.name("a"))
+    assert done.stdout == "one\n"
+
+
+def test_exec_replaces_a_variable(runtime: Runtime) -> None:
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("start", container)
+    script = "echo $PATH; cat /proc/self/environ"
+    done = runtime.call("exec", "-e", "PATH=/bin", container, "/bin/sh", "-c", script)
+    assert done.stdout.count("PATH=") == 1
+
+
+@pytest.mark.skipif(CgroupLayout.probe().mode == "v2", reason="needs cgroup v1")
+def test_exec_joins_cgroups_below_the_container_s(runtime: Runtime) -> None:
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("start", container)
+    own = cgroup(container).path
+    (memory,) = (h for h in CgroupLayout.probe().hierarchies if "memory" in h.controllers)
+    os.mkdir(f"{memory.mount_point}/{own}/below")
+    script = ("/bin/cat", "/proc/self/cgroup")
+    lines = runtime.call("exec", "--cgroup", "memory:below", container, *script).stdout.splitlines()
+    below = [line.rpartition(":")[2] for line in lines if line.endswith("/below")]
+    assert below == [f"/{own}/below"]
+    refused = {"..": "not a sub cgroup path", "absent": "no such file", "x:/": "unknown controller"}
+    for word, why in refused.items():
+        done = runtime.call("exec", "--cgroup", word, container, *script, check=False)
+        assert done.returncode == 255
+        assert why in done.stderr
+
+
+def test_closed_descriptors_are_not_handed_down(runtime: Runtime) -> None:
+    bundle = runtime.bundle("/bin/ls", "/proc/self/fd")
+    done = runtime.call("run", "--preserve-fds", "5", "-b", str(bundle), runtime.name("a"))
+    assert set(done.stdout.split()) <= {"0", "1", "2", "3"}  # 3: the directory that ls reads
 
 
 def test_exec_enters_the_container(runtime: Runtime) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ import pytest
 from onggi.kernel.capabilities import NAMES
 from onggi.runtime.plan import plan, plan_exec
 from onggi.runtime.steps import Plan
+from onggi.specs.runtime import parse_config
 from unit.plan_cases import (
     BUNDLE,
     EXEC,
@@ -96,6 +98,12 @@ def exec_() -> Plan:
     return plan_exec(process(terminal=True, cwd="/tmp"), default_config(), HOST, EXEC)
 
 
+def of_a_caller(name: str) -> Plan:
+    """What `runc spec`, `ctr oci spec`, podman 4.3 and Docker write; ids and paths made short."""
+    config = parse_config((GOLDEN / f"caller-{name}.json").read_bytes())
+    return plan(config, replace(HOST, cgroups=HYBRID), replace(BUNDLE, container_id="c1"))
+
+
 CASES: dict[str, Callable[[], Plan]] = {
     "default": default,
     "default-hybrid": default_on_hybrid,
@@ -106,6 +114,10 @@ CASES: dict[str, Callable[[], Plan]] = {
     "terminal-unprivileged": terminal_unprivileged,
     "spec-example": example,
     "exec": exec_,
+    **{
+        f"caller-{name}": functools.partial(of_a_caller, name)
+        for name in ("runc", "containerd", "podman", "docker", "docker-privileged")
+    },
 }
 
 

@@ -36,6 +36,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_NET_NS_PID, IFLA_IFALIAS, IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 19, 20, 26, 28, 29
+_IFLA_NEW_IFINDEX = 49
 IFLA_INFO_KIND, IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
 _BR_FORWARD_DELAY, _BR_STP_STATE, _BR_MCAST_SNOOPING, _BR_NF_CALLS = 1, 5, 23, (36, 37, 38)
@@ -161,6 +162,14 @@ def _veth(
         nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "veth"), data),
     )
     return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, b"".join(body))
+
+
+def move_for_pid(index: int, name: str) -> tuple[bytes, int]:
+    """Move a link into the network namespace of a process that is not born yet, under a name; and
+    the offset at which its pid (u32, native order) is to be written. It keeps its index."""
+    body = string(IFLA_IFNAME, name) + u32(_IFLA_NEW_IFINDEX, index) + u32(_IFLA_NET_NS_PID, 0)
+    made = message(RTM_NEWLINK, 0, _link(index) + body)
+    return made, len(made) - 4
 
 
 def set_port(link: Link, *, isolated: bool = False, ipv6: bool = True) -> bytes:

@@ -20,17 +20,18 @@ Idmap = Literal["none", "wanted", "required"]
 
 
 class Draft:
-    """`trees` come before the clone, `idmaps` after the id maps, `inside` after both."""
+    """`trees`: before the clone, `idmaps`: after the id maps, `inside`: then, `late`: last."""
 
     def __init__(self, config: Config, host: HostFacts, request: StartRequest) -> None:
         self.config = config
         self.linux = config.linux or Linux()
         self.host = host
         self.request = request
-        self.namespaces = Namespaces.of(self.linux)
+        self.namespaces = Namespaces.of(self.linux, of_host=not host.unprivileged)
         self.trees: list[OpenTree | OpenPeerTree] = []
         self.idmaps: list[IdmapTree] = []
         self.inside: list[Step] = []
+        self.late: list[Step] = []
         self.warnings: list[str] = []
         self._next_slot = request.borrowed
 

@@ -78,6 +78,10 @@ def explain_failure(
             "" if platform is None else str(platform),
             _bounding(plan),
         )
+    if report.call == "hook" and report.errno in (e.ECANCELED, e.ETIMEDOUT):
+        return FailedPrecondition(
+            f"the {printable(report.detail)}", hint="the configuration names it: $.hooks"
+        )
     if isinstance(step, s.ChangeDirectory):
         return _no_working_directory(step, report)
     return StepError(
@@ -158,6 +162,13 @@ def _of_errno(**hints: str) -> Callable[[s.Step, Report], str | None]:
 def _open_tree(step: s.Step, report: Report) -> str | None:
     if report.errno == e.ENOENT and isinstance(step, s.OpenTree):
         return f"{printable(step.source or step.path)} is not there on the host: make it first"
+    return None
+
+
+def _hook(step: s.Step, report: Report) -> str | None:
+    if report.errno in (e.ENOENT, e.EACCES) and report.call == "hook":
+        where = "on the host" if isinstance(step, s.RunHostHook) else "as the container sees it"
+        return f"its path must name a program {where}"
     return None
 
 
@@ -250,6 +261,31 @@ _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
     ),
     s.IdmapTree: _of_errno(
         EPERM="the mount has an id mapping already, or the file system is not the host's own",
+    ),
+    s.RunHostHook: _hook,
+    s.RunHook: _hook,
+    s.ConnectAgent: _of_errno(
+        ENOENT="nobody listens there: start the agent first",
+        ECONNREFUSED="nobody listens there: start the agent first",
+        ENAMETOOLONG="the path of a socket has at most 107 bytes",
+    ),
+    s.SetScheduler: _of_errno(
+        EPERM="real-time policies and lower nice values need CAP_SYS_NICE on the host, and where "
+        "cgroups share out real time (CONFIG_RT_GROUP_SCHED) $.linux.resources.cpu.realtimeRuntime",
+        EINVAL="this kernel does not take that policy with these values",
+        EBUSY="SCHED_DEADLINE has no time left to give on this machine",
+    ),
+    s.SetIoPriority: _of_errno(EPERM="the class IOPRIO_CLASS_RT needs CAP_SYS_NICE on the host"),
+    s.SetCpuAffinity: _of_errno(EINVAL="none of these CPUs is there for the container's cpuset"),
+    s.SetMemoryPolicy: _of_errno(
+        ENOSYS="this kernel knows no memory policies (CONFIG_NUMA)",
+        EINVAL="the mode and the flags do not fit, or a node is not there",
+    ),
+    s.SetLabel: _of_errno(
+        ENOENT="the security module has no such profile, or /proc has no place for it",
+        EINVAL="the security module does not take this label",
+        EXDEV="/proc is covered by something else: nothing may be mounted on it but a procfs",
+        ELOOP="/proc is a link in the image: mount a procfs there",
     ),
     s.SetOomScore: _of_errno(EACCES="lowering it needs CAP_SYS_RESOURCE"),
     s.SetRlimit: _of_errno(

@@ -93,7 +93,8 @@ def plan(config: Config, host: HostFacts, request: StartRequest) -> Plan:
             "$.linux.intelRdt: this version does not use resctrl",
             hint="leave it out, and put the container's process into a resctrl group afterwards",
         )
-    process = ProcessDraft(config.process, draft.linux, host, "$.process")
+    called = isinstance(request.supervision, Caller)
+    process = ProcessDraft(config.process, draft.linux, host, "$.process", called=called)
     _plan_names(draft)
     if draft.namespaces.joins("mount"):
         _warn_of_joined_tree(draft)
@@ -124,7 +125,8 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
     validate_process(process)
     linux = config.linux or Linux()
     validate_linux(linux)
-    draft = ProcessDraft(process, linux, host, "$")
+    called = isinstance(request.supervision, Caller)
+    draft = ProcessDraft(process, linux, host, "$", called=called)
     clone = CloneInto(
         flags=0,
         pidfd_joins=(request.pidfd_slot, Namespaces.of(linux).flags),
@@ -209,7 +211,9 @@ def _plan_names(draft: Draft) -> None:
     if "cgroup" in namespaces.new:
         draft.inside.append(UnshareCgroup())
     if "network" in namespaces.new:
-        draft.inside += [RaiseLoopback(), *_network_steps(request.links)]
+        draft.inside.append(RaiseLoopback())
+    if _connects(draft):
+        draft.inside += _network_steps(request.links)
     elif request.links is not None:
         draft.warn(
             "$.linux.namespaces", "the network is not the container's own: it stays as it is"
@@ -222,10 +226,16 @@ def _plan_names(draft: Draft) -> None:
         draft.inside.append(SetDomainname(name=config.domainname, optional=joined))
 
 
+def _connects(draft: Draft) -> bool:
+    """Whether links lead into the network namespace: the container's, or one named for that."""
+    joined = draft.namespaces.joins("network") and bool(draft.linux.net_devices)
+    return "network" in draft.namespaces.new or joined
+
+
 def _link_steps(draft: Draft) -> list[Step]:
     """The host's part of the links: as soon as the namespace that they lead to exists."""
     links = draft.request.links
-    if links is None or "network" not in draft.namespaces.new or not links.host_messages:
+    if links is None or not _connects(draft) or not links.host_messages:
         return []
     of_links, _ = _divide(links.lines)
     return [
@@ -265,7 +275,9 @@ def _plan_tree(draft: Draft) -> None:
     plan_devices(draft)
     plan_terminal(draft)
     draft.inside += creating_steps(draft)
-    draft.inside.append(PivotRoot(how=int(draft.request.no_pivot)))
+    draft.inside += draft.late
+    views = draft.request.views if draft.request.no_pivot else ()
+    draft.inside.append(PivotRoot(how=int(draft.request.no_pivot), views=views))
     flags = PROPAGATIONS[draft.linux.rootfs_propagation or "private"]
     if not flags & (MS_PRIVATE | MS_SLAVE):
         # Only now: pivot_root(2) refuses a shared root. The others are what the root has already.

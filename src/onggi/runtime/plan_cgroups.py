@@ -15,6 +15,7 @@ from onggi.kernel.cgroups.layout import Hierarchy
 from onggi.kernel.mounts import MOUNT_ATTR_RDONLY, MS_PRIVATE, MS_REC, MountOptions
 from onggi.runtime.draft import Draft
 from onggi.runtime.steps import (
+    FIRST_SLOT_FD,
     BindTree,
     MakeDirectory,
     MakeSymlink,
@@ -72,7 +73,16 @@ def plan_cgroup_mount(
 def _plan_unified(
     draft: Draft, hierarchy: Hierarchy, attributes: int, target: str, path: str
 ) -> None:
-    if draft.namespaces.owns("cgroup"):
+    """Own directory where there is one: a mount of its own shows the same, and waits for 8 ms.
+
+    A container in the host's cgroup namespace sees all of a host that has v2 alone: programs that
+    watch it rely on that.
+    """
+    slot = draft.request.cgroup_slot
+    private = draft.namespaces.has("cgroup") or draft.host.cgroups.mode != "v2"
+    if slot >= 0 and private:
+        _bind(draft, f"/proc/self/fd/{FIRST_SLOT_FD + slot}", attributes, target, path)
+    elif draft.namespaces.owns("cgroup"):
         _mount(draft, "cgroup2", (), attributes, target)
     else:
         _bind(draft, hierarchy.mount_point, attributes, target, path)

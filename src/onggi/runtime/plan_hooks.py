@@ -29,11 +29,19 @@ def creating_steps(draft: Draft) -> list[Step]:
     steps: list[Step] = []
     for kind, host_hooks in (("prestart", hooks.prestart), ("createRuntime", hooks.create_runtime)):
         steps += [
-            RunHostHook(directory=request.bundle or "/", state=state, **_fields(kind, hook))
+            RunHostHook(
+                directory=request.bundle or "/",
+                state=state,
+                **_fields(kind, hook, request.environment),
+            )
             for hook in host_hooks
         ]
     steps += [
-        RunHook(directory="/", state=state, **_fields("createContainer", hook))
+        RunHook(
+            directory="",
+            state=state,
+            **_fields("createContainer", hook, request.environment),
+        )
         for hook in hooks.create_container
     ]
     return steps
@@ -43,8 +51,10 @@ def starting_steps(draft: Draft) -> list[Step]:
     """startContainer: the last that happens before the application."""
     hooks = draft.config.hooks or Hooks()
     state = split_at_pid(starting_state(draft))
+    # Its program is the image's, which must not see the host's environment.
+    own = draft.config.process.env if draft.config.process else ()
     return [
-        RunHook(directory="/", state=state, **_fields("startContainer", hook))
+        RunHook(directory="", state=state, **_fields("startContainer", hook, own))
         for hook in hooks.start_container
     ]
 
@@ -95,11 +105,11 @@ def split_at_pid(document: dict[str, Any]) -> tuple[str, ...]:
     return tuple(msgspec.json.encode(document).decode().split(f'"{_PID}"'))
 
 
-def _fields(kind: str, hook: Hook) -> dict[str, Any]:
+def _fields(kind: str, hook: Hook, inherited: tuple[str, ...]) -> dict[str, Any]:
     return {
         "kind": kind,
         "path": hook.path,
         "arguments": hook.args or (hook.path,),
-        "environment": hook.env,
+        "environment": hook.env or inherited,
         "timeout_ms": 1000 * (hook.timeout or 0),
     }

@@ -247,7 +247,8 @@ def _plan_filesystem(
     attributes = options.attributes_set | options.recursive_set
     if is_place(mount.destination, "/dev") and attributes & MOUNT_ATTR_RDONLY:
         attributes &= ~MOUNT_ATTR_RDONLY
-        draft.warn(f"{path}.options", "/dev stays writable: nodes and links are made in it")
+        # only when the nodes and links are in it
+        draft.late.append(ChangeMount(target=target, attributes_set=MOUNT_ATTR_RDONLY))
     data = _data(draft, mount.type, options, path)
     draft.inside.append(
         MountFilesystem(

@@ -39,13 +39,19 @@ DEFAULT_UMASK = 0o022
 
 
 class ProcessDraft:
-    """One process on one host, with the warnings met. `path` is its JSON path, `$.process`."""
+    """One process on one host, with the warnings met. `path` is its JSON path, `$.process`.
 
-    def __init__(self, process: Process, linux: Linux, host: HostFacts, path: str) -> None:
+    `called`: an engine or scheduler wrote the configuration, for every kernel and machine at once.
+    """
+
+    def __init__(
+        self, process: Process, linux: Linux, host: HostFacts, path: str, *, called: bool
+    ) -> None:
         self.process = process
         self.linux = linux
         self.host = host
         self.path = path
+        self.called = called
         self.namespaces = Namespaces.of(linux)
         self.warnings: list[str] = []
 
@@ -164,7 +170,8 @@ def _filter_steps(draft: ProcessDraft, agent: Agent | None) -> list[Step]:
             "seccomp=unconfined",
         )
     step, warnings = seccomp_step(profile, draft.host.machine)
-    draft.warnings += [f"$.linux.seccomp: {warning}" for warning in warnings]
+    if not draft.called:
+        draft.warnings += [f"$.linux.seccomp: {warning}" for warning in warnings]
     if agent is not None:
         step = replace(step, agent=agent.slot, state=agent.state_slot)
     return [step]

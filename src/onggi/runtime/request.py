@@ -87,8 +87,9 @@ class StartRequest(Struct, frozen=True):
     mounts with the container's owners, where the file system can. `keyring`: the name of the
     session keyring to join; empty: the engine's stays. `shared_memory`: the mount namespace whose
     /dev/shm it has; empty: as the configuration says. `links`: for a new network namespace only;
-    None: it has nothing but loopback. `no_pivot`: the
-    host runs from an initramfs, which pivot_root(2) cannot leave.
+    None: it has nothing but loopback. `no_pivot`: the host runs from an initramfs, which
+    pivot_root(2) cannot leave; `views`: where its procfs and sysfs are then, the last first.
+    `environment`: for hooks on the host that name none of their own.
     """
 
     supervision: Supervision | Caller
@@ -108,6 +109,8 @@ class StartRequest(Struct, frozen=True):
     links: LinkSetup | None = None
     container_id: str = ""
     no_pivot: bool = False
+    views: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
 
 
 class ExecRequest(Struct, frozen=True):

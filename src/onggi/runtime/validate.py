@@ -14,10 +14,11 @@ import msgspec
 from onggi.errors import SpecError
 from onggi.runtime.rlimits import RLIMITS
 from onggi.runtime.validate_linux import validate_linux
-from onggi.specs.runtime import Config, Linux, Mount, Process
+from onggi.specs.runtime import Config, Hooks, Linux, Mount, Process
 
 MAX_ID = 2**32 - 2  # 2**32 - 1 is (uid_t) -1, which means "no id" to every system call
 MAX_HOSTNAME_BYTES = 64
+MAX_TIMEOUT_S = 10**9
 _SEMVER = re.compile(r"(0|1)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?")
 
 
@@ -45,6 +46,7 @@ def validate(config: Config) -> None:
     _validate_names(config)
     for index, mount in enumerate(config.mounts):
         _validate_mount(mount, f"$.mounts[{index}]")
+    _validate_hooks(config.hooks or Hooks())
     validate_linux(config.linux or Linux())
 
 
@@ -155,6 +157,19 @@ def _validate_names(config: Config) -> None:
                 "would rename the host: it needs a uts namespace",
                 section=f"config.md#{name}",
             )
+
+
+def _validate_hooks(hooks: Hooks) -> None:
+    section = "config.md#posix-platform-hooks"
+    for kind, name in zip(Hooks.__struct_fields__, Hooks.__struct_encode_fields__, strict=True):
+        for index, hook in enumerate(getattr(hooks, kind)):
+            path = f"$.hooks.{name}[{index}]"
+            if not hook.path.startswith("/"):
+                raise SpecError(f"{path}.path", f"{hook.path!r} is not absolute", section=section)
+            if hook.timeout is not None and not 0 < hook.timeout <= MAX_TIMEOUT_S:
+                raise SpecError(
+                    f"{path}.timeout", f"{hook.timeout} is not a time in seconds", section=section
+                )
 
 
 def _validate_mount(mount: Mount, path: str) -> None:

@@ -26,6 +26,7 @@ def validate_linux(linux: Linux) -> None:
     _validate_namespaces(linux)
     _validate_user_namespace(linux)
     _validate_time_offsets(linux)
+    _validate_net_devices(linux)
     for index, device in enumerate(linux.devices):
         _validate_device(device, f"$.linux.devices[{index}]")
     for name, paths, section in (
@@ -116,6 +117,28 @@ def _validate_time_offsets(linux: Linux) -> None:
             raise SpecError(path, f"unknown clock {clock!r}", section=section)
         if not 0 <= offset.nanosecs < 1_000_000_000 or not -(2**62) < offset.secs < 2**62:
             raise SpecError(f"{path}.{clock}", "is out of range", section=section)
+
+
+def _validate_net_devices(linux: Linux) -> None:
+    section = "config-linux.md#network-devices"
+    path = "$.linux.netDevices"
+    if linux.net_devices and not any(n.type == "network" for n in linux.namespaces):
+        raise SpecError(path, "needs a network namespace to move into", section=section)
+    taken = {"lo"}
+    for name, device in linux.net_devices.items():
+        inside = name if device.name is None else device.name
+        for each, place in ((name, path), (inside, f"{path}.{name}.name")):
+            if not _is_device_name(each):
+                raise SpecError(place, f"{each!r} is not the name of a device", section=section)
+        if inside in taken:
+            raise SpecError(f"{path}.{name}", f"another is called {inside} inside", section=section)
+        taken.add(inside)
+
+
+def _is_device_name(name: str) -> bool:
+    """As the kernel has it (dev_valid_name), without `%`, which it would fill in."""
+    odd = any(c in "/:%" or c.isspace() for c in name)
+    return not odd and 0 < len(name.encode()) < 16 and name not in (".", "..")
 
 
 def _validate_device(device: Device, path: str) -> None:

@@ -17,14 +17,14 @@ from typing import Any, Final
 from onggi.errors import Internal, NotFound, Unsupported, from_os_error
 from onggi.kernel.descriptors import Descriptor
 from onggi.kernel.syscalls import sealed_memfd
-from onggi.runtime.steps import NO_SLOT
+from onggi.runtime.steps import FIRST_SLOT_FD, NO_SLOT
 
 #: Above every number that a monitor's own descriptors take (5 + 256 slots): what is held here
 #: survives while those are put in their places.
 LOWEST_HELD_FD: Final = 300
 
 #: Descriptors of keel at its start: the plan, the control socket, then slots.
-_PLAN_FD, _CONTROL_FD, _FIRST_BORROWED_FD = 3, 4, 5
+_PLAN_FD, _CONTROL_FD = 3, 4
 MAX_BORROWED: Final = NO_SLOT
 #: Python ignores these for itself; a program expects to find them as they are by default.
 _DEFAULT_SIGNALS: Final = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -100,7 +100,7 @@ def spawn(keel: Keel, role: str, sources: Sequence[int], stdio: Sequence[Any]) -
     Raises:
         ResourceExhausted: no descriptors, memory or processes left.
     """
-    borrowed_count = len(sources) - (_FIRST_BORROWED_FD - _PLAN_FD)
+    borrowed_count = len(sources) - (FIRST_SLOT_FD - _PLAN_FD)
     with ExitStack() as stack:
         # dup2 in sequence must not overwrite a source that is still to be placed.
         limit = _PLAN_FD + len(sources)

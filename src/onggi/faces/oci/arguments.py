@@ -1,6 +1,6 @@
-"""argv by runc's rules: options come before the arguments, `-x` and `--x`, `--x=v` and `--x v`.
+"""argv by runc's rules: `-x` and `--x`, `--x=v` and `--x v`.
 
-Own code for argparse's work, which costs 9 ms to import and takes options anywhere.
+Own code for argparse's work, which costs 9 ms to import.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ class Arguments:
             raise InvalidArgument(f"--{name} takes a number, not {text!r}") from None
 
 
-def parse(table: dict[str, str], words: list[str]) -> Arguments:
-    """Read options until the first word that is none. `table`: names (`b bundle`) → what it takes.
+def parse(table: dict[str, str], words: list[str], *, anywhere: bool = False) -> Arguments:
+    """Read options until the first word that is none, or `anywhere` until `--`.
+
+    `table`: names (`b bundle`) → what it takes.
 
     Raises:
         InvalidArgument: an unknown option, or one without its value.
@@ -60,8 +62,14 @@ def parse(table: dict[str, str], words: list[str]) -> Arguments:
     }
     found = Arguments()
     at = 0
-    while at < len(words) and words[at].startswith("-") and words[at] != "-":
+    while at < len(words):
         word = words[at]
+        if not word.startswith("-") or word == "-":
+            if not anywhere:
+                break
+            found.rest.append(word)
+            at += 1
+            continue
         at += 1
         if word == "--":
             break
@@ -81,7 +89,7 @@ def parse(table: dict[str, str], words: list[str]) -> Arguments:
             found.values[long] = [*found.many(long), value]
         else:
             found.values[long] = value
-    found.rest = words[at:]
+    found.rest += words[at:]
     return found
 
 
@@ -91,3 +99,14 @@ def _switch(name: str, value: str) -> bool:
     if value in _FALSE:
         return False
     raise InvalidArgument(f"--{name} is true or false, not {value!r}")
+
+
+def one_id(arguments: Arguments) -> str:
+    """The only argument.
+
+    Raises:
+        InvalidArgument: there is none, or more.
+    """
+    if len(arguments.rest) != 1:
+        raise InvalidArgument("a container id is needed, and nothing more")
+    return arguments.rest[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
-from onggi.faces.oci.arguments import SWITCH
+from onggi.faces.oci.arguments import SWITCH, one_id
 from onggi.sandbox.oci import ending, starting
 from onggi.sandbox.oci.records import Directory, Record, Store, status_of
 
@@ -39,13 +39,32 @@ def kill(context: Context, arguments: Arguments) -> None:
     if not 1 <= len(arguments.rest) <= 2:
         raise InvalidArgument("a container id and a signal are needed, and nothing more")
     number = signal_number(arguments.rest[1]) if len(arguments.rest) > 1 else _SIGTERM
-    record = Store(context.root).read(arguments.rest[0])
-    ending.send_signal(record, number, everyone=arguments.on("all"))
+    store = Store(context.root)
+    for container_id in _named(store, arguments.rest[0], arguments):
+        ending.send_signal(store.read(container_id), number, everyone=arguments.on("all"))
 
 
 def delete(context: Context, arguments: Arguments) -> None:
     """Remove a container that has ended; with --force end it first."""
-    remove(context, one_id(arguments), force=arguments.on("force"))
+    for container_id in _named(Store(context.root), one_id(arguments), arguments):
+        remove(context, container_id, force=arguments.on("force"))
+
+
+def _named(store: Store, text: str, arguments: Arguments) -> list[str]:
+    """The containers that a command is for: one, or with --regex all whose id has the expression.
+
+    Raises:
+        InvalidArgument: it is no expression.
+    """
+    if not arguments.on("regex"):
+        return [text]
+    import re  # noqa: PLC0415 - callers of the everyday verbs do not wait for it
+
+    try:
+        expression = re.compile(text)
+    except re.error as error:
+        raise InvalidArgument(f"{text!r} is no regular expression: {error}") from None
+    return [container_id for container_id in store.ids() if expression.search(container_id)]
 
 
 def remove(context: Context, container_id: str, *, force: bool) -> None:
@@ -101,17 +120,6 @@ def _with_status(context: Context, arguments: Arguments, wanted: tuple[str, ...]
     return record
 
 
-def one_id(arguments: Arguments) -> str:
-    """The only argument.
-
-    Raises:
-        InvalidArgument: there is none, or more.
-    """
-    if len(arguments.rest) != 1:
-        raise InvalidArgument("a container id is needed, and nothing more")
-    return arguments.rest[0]
-
-
 def signal_number(text: str) -> int:
     """The number of a signal: `9`, `KILL`, `SIGKILL`, `RTMIN+3`.
 
@@ -125,7 +133,11 @@ def signal_number(text: str) -> int:
     name = text.upper().removeprefix("SIG")
     base, plus, offset = name.partition("+")
     number = getattr(_signal, f"SIG{base}", None)
-    if isinstance(number, int) and (not plus or (base == "RTMIN" and offset.isdecimal())):
+    if (
+        base.isalnum()
+        and isinstance(number, int)
+        and (not plus or (base == "RTMIN" and offset.isdecimal()))
+    ):
         return number + int(offset or 0)
     raise InvalidArgument(f"unknown signal {text!r}", hint="write it as KILL, SIGKILL or 9")
 

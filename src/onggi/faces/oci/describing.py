@@ -35,7 +35,9 @@ def show_spec(context: Context, arguments: Arguments) -> None:
 
 def example(*, rootless: bool) -> dict[str, Any]:
     """A configuration that runs a shell with little more than nothing."""
-    kinds = ["pid", "network", "ipc", "uts", "mount", "cgroup"]
+    kinds = ["pid", "network", "ipc", "uts", "mount"]
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        kinds.append("cgroup")  # on v1, where what is inside may expect the host's paths, as runc
     linux: dict[str, Any] = {
         "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "namespaces": [{"type": kind} for kind in kinds],
@@ -97,6 +99,15 @@ def _mounts(*, rootless: bool) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def show_features(context: Context, arguments: Arguments) -> None:
+    """Print what this version can do on this host."""
+    from onggi.faces.oci.looking import say  # noqa: PLC0415
+    from onggi.runtime.features import features  # noqa: PLC0415
+    from onggi.runtime.host import probe  # noqa: PLC0415
+
+    say(jsontext.pretty(features(probe()), 2))
+
+
 def refuse_checkpoint(context: Context, arguments: Arguments) -> None:
     """Raises: Unsupported."""
     raise Unsupported(
@@ -122,6 +133,7 @@ _CHECKPOINT = {
     ),
 }  # fmt: skip
 VERBS = {
+    "features": ({}, show_features),
     "spec": ({"b bundle": VALUE, "rootless": SWITCH}, show_spec),
     "checkpoint": (_CHECKPOINT, refuse_checkpoint),
     "restore": (_CHECKPOINT, refuse_checkpoint),

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from onggi.errors import InvalidArgument
 from onggi.faces.oci.arguments import MANY, SWITCH, VALUE
+from onggi.sandbox.oci.creation import handed_down
 from onggi.sandbox.oci.execution import ExecOrder, execute
 from onggi.sandbox.oci.records import Store
 from onggi.specs.runtime import Capabilities, Config, Process, User, parse_process
@@ -27,10 +28,10 @@ def run_exec(context: Context, arguments: Arguments) -> int:
         context.log.warn,
         console_socket=arguments.text("console-socket"),
         pid_file=arguments.text("pid-file"),
-        preserved=arguments.number("preserve-fds"),
+        preserved=handed_down(arguments.number("preserve-fds")),
         detached=detached,
         ignore_paused=arguments.on("ignore-paused"),
-        cgroup=(arguments.many("cgroup") or [""])[-1],
+        cgroups=tuple(arguments.many("cgroup")),
     )
     from onggi.faces.oci.foreground import keep_signals, stay  # noqa: PLC0415
 
@@ -63,7 +64,7 @@ def process_of(config: Config, arguments: Arguments) -> Process:
         terminal=arguments.on("tty"),
         console_size=None,
         cwd=arguments.text("cwd") or base.cwd,
-        env=(*base.env, *arguments.many("env")),
+        env=environment(base.env, arguments.many("env")),
         user=_user(base.user, arguments),
         capabilities=_capabilities(base.capabilities, arguments.many("cap")),
     )
@@ -75,6 +76,12 @@ def process_of(config: Config, arguments: Arguments) -> Process:
     if profile := arguments.text("apparmor"):
         changes["apparmor_profile"] = profile
     return structs.replace(process, **changes)
+
+
+def environment(base: tuple[str, ...], added: list[str]) -> tuple[str, ...]:
+    """The base with more variables, each of which takes the place of one of its name."""
+    names = {entry.partition("=")[0] for entry in added}
+    return (*(entry for entry in base if entry.partition("=")[0] not in names), *added)
 
 
 def _user(base: User, arguments: Arguments) -> User:

@@ -48,6 +48,7 @@ ROOMS = {
     "update": "limiting",
     "events": "limiting",
     "spec": "describing",
+    "features": "describing",
     "checkpoint": "describing",
     "restore": "describing",
 }
@@ -99,13 +100,19 @@ def _command(before: Arguments, log: Log) -> int:
     if name not in ROOMS:
         raise InvalidArgument(f"no such command: {name}", hint="onggi-runtime help lists them")
     table, run = load(name)
-    arguments = parse({**table, "h help": SWITCH}, before.rest[1:])
+    # What follows the id of these is a command line of its own.
+    arguments = parse(
+        {**table, "h help": SWITCH}, before.rest[1:], anywhere=name not in ("exec", "ps")
+    )
     if arguments.on("help"):
         from onggi.faces.oci.about import print_help  # noqa: PLC0415
 
         return print_help([name])
     context = Context(_root(before), log, systemd=_wants_systemd(before))
-    return int(run(context, arguments) or 0)
+    log.debug(f"{name} {' '.join(arguments.rest)}: in {context.root}")
+    code = int(run(context, arguments) or 0)
+    log.debug(f"{name}: answers {code}")
+    return code
 
 
 def load(name: str) -> tuple[dict[str, str], Callable[[Context, Arguments], int | None]]:
@@ -120,9 +127,18 @@ def _root(before: Arguments) -> str:
     if given := before.text("root"):
         return os.path.abspath(given)
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.geteuid() != 0 and runtime_dir:
+    if runtime_dir and _is_ordinary_user():
         return f"{runtime_dir}/onggi-runtime"
     return "/run/onggi-runtime"
+
+
+def _is_ordinary_user() -> bool:
+    """Also one who is root in a user namespace of podman's, and has kept the own name."""
+    if os.geteuid() != 0:
+        return True
+    with open("/proc/self/uid_map", "rb", buffering=0) as file:
+        inside, outside, _ = file.read(64).split(None, 2)
+    return inside != outside and os.environ.get("USER") != "root"
 
 
 def _wants_systemd(before: Arguments) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from onggi.errors import InvalidArgument
+from onggi.errors import InvalidArgument, Unsupported
 from onggi.faces.oci.arguments import SWITCH, VALUE
 from onggi.faces.oci.changing import begin, remove
 from onggi.sandbox.oci import creation
@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from onggi.faces.oci.arguments import Arguments
     from onggi.faces.oci.main import Context
+    from onggi.runtime.request import LinkSetup
+    from onggi.specs.runtime import Config
 
 _BOTH = {
     "b bundle": VALUE,
@@ -61,6 +63,12 @@ def run(context: Context, arguments: Arguments) -> int:
 def _order(context: Context, arguments: Arguments, *, waits: bool = False) -> Order:
     if len(arguments.rest) != 1:
         raise InvalidArgument("a container id is needed, and nothing more")
+    if context.systemd:
+        raise Unsupported(
+            "cgroups made by systemd are not there yet",
+            hint="let the caller use cgroupfs: --cgroup-manager=cgroupfs of podman, "
+            "native.cgroupdriver=cgroupfs of dockerd, SystemdCgroup = false of containerd",
+        )
     return Order(
         arguments.rest[0],
         arguments.text("bundle") or os.getcwd(),
@@ -68,11 +76,23 @@ def _order(context: Context, arguments: Arguments, *, waits: bool = False) -> Or
         config_path=arguments.text("config"),
         console_socket=arguments.text("console-socket"),
         pid_file=arguments.text("pid-file"),
-        preserved=arguments.number("preserve-fds"),
+        preserved=creation.handed_down(arguments.number("preserve-fds")),
         keyring=not arguments.on("no-new-keyring"),
         no_pivot=arguments.on("no-pivot"),
+        connect=_connect,
         waits=waits,
     )
+
+
+def _connect(config: Config) -> LinkSetup | None:
+    """The devices that the configuration takes from the host."""
+    if not (config.linux and config.linux.net_devices):
+        return None
+    from onggi.network.moving import move_devices  # noqa: PLC0415
+    from onggi.runtime.validate import validate  # noqa: PLC0415
+
+    validate(config)  # names go to the kernel before there is a plan
+    return move_devices(config.linux.net_devices)
 
 
 def _leave(made: Made) -> None:

@@ -61,6 +61,11 @@ def _limits(resources: Resources, files: Files, suffix: str) -> tuple[Change, ..
             raise InvalidArgument(
                 f"huge page size {entry.page_size!r} is not one", hint="write it as 2MB or 1GB"
             )
+        known = _sizes(files, suffix)
+        if known and entry.page_size not in known:
+            raise InvalidArgument(
+                f"this host has no huge pages of {entry.page_size}", hint=f"of {', '.join(known)}"
+            )
         prefix = f"hugetlb.{entry.page_size}"
         changes.append(Write(f"{prefix}.{suffix}", str(entry.limit)))
         if files.read(f"{prefix}.rsvd.{suffix}") is not None:

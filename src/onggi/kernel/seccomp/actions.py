@@ -22,7 +22,7 @@ ALLOW = 0x7FFF_0000
 
 ENOSYS = ERRNO | errno.ENOSYS
 
-_ACTIONS: dict[str, int] = {
+ACTIONS: dict[str, int] = {
     "SCMP_ACT_KILL": KILL_THREAD,
     "SCMP_ACT_KILL_THREAD": KILL_THREAD,
     "SCMP_ACT_KILL_PROCESS": KILL_PROCESS,
@@ -43,7 +43,7 @@ FLAG_NEW_LISTENER = 1 << 3
 FLAG_WAIT_KILLABLE_RECV = 1 << 5
 
 #: TSYNC is nothing: the filter is loaded by a process of one thread.
-_FLAGS: dict[str, int] = {
+FLAGS: dict[str, int] = {
     "SECCOMP_FILTER_FLAG_TSYNC": 0,
     "SECCOMP_FILTER_FLAG_LOG": FLAG_LOG,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": FLAG_SPEC_ALLOW,
@@ -59,9 +59,9 @@ def action_value(name: str, errno_ret: int | None, path: str, errno_field: str =
     Raises:
         SpecError: unknown action, or an errno that this action cannot have.
     """
-    if name not in _ACTIONS:
+    if name not in ACTIONS:
         raise SpecError(path, f"unknown seccomp action {name!r}", section=SECTION)
-    value = _ACTIONS[name]
+    value = ACTIONS[name]
     if value in (ERRNO, TRACE):
         number = errno.EPERM if errno_ret is None else errno_ret
         limit = MAX_ERRNO if value == ERRNO else 0xFFFF
@@ -101,7 +101,7 @@ def flags_value(flags: tuple[str, ...], path: str, *, listens: bool = False) -> 
     """
     value = 0
     for index, flag in enumerate(flags):
-        if flag not in _FLAGS:
+        if flag not in FLAGS:
             raise SpecError(f"{path}[{index}]", f"unknown seccomp flag {flag!r}", section=SECTION)
-        value |= _FLAGS[flag]
+        value |= FLAGS[flag]
     return value | FLAG_NEW_LISTENER if listens else value & ~FLAG_WAIT_KILLABLE_RECV

@@ -37,7 +37,7 @@ class Condition(msgspec.Struct, frozen=True):
     negated: bool = False
 
 
-_OPERATORS: dict[str, tuple[Kind, bool]] = {
+OPERATORS: dict[str, tuple[Kind, bool]] = {
     "SCMP_CMP_EQ": ("equal", False),
     "SCMP_CMP_NE": ("equal", True),
     "SCMP_CMP_GT": ("greater", False),
@@ -62,9 +62,9 @@ def parse_condition(arg: SeccompArg, path: str) -> Condition:
     for name, value in (("value", arg.value), ("valueTwo", arg.value_two)):
         if not 0 <= value <= MAX_VALUE:
             raise SpecError(f"{path}.{name}", f"{value} does not fit 64 bits", section=SECTION)
-    if arg.op not in _OPERATORS:
+    if arg.op not in OPERATORS:
         raise SpecError(f"{path}.op", f"unknown operator {arg.op!r}", section=SECTION)
-    kind, negated = _OPERATORS[arg.op]
+    kind, negated = OPERATORS[arg.op]
     if arg.op == "SCMP_CMP_MASKED_EQ":
         return Condition(arg.index, kind, arg.value & arg.value_two, arg.value)
     return Condition(arg.index, kind, arg.value, MAX_VALUE, negated)

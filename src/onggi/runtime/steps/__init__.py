@@ -1,6 +1,15 @@
 """The steps a container start consists of; see `base` for what a step is, `table` for all."""
 
-from onggi.runtime.steps.base import CLONE_FLAGS, MAGIC, NO_SLOT, Actor, Plan, Step, namespace_names
+from onggi.runtime.steps.base import (
+    CLONE_FLAGS,
+    FIRST_SLOT_FD,
+    MAGIC,
+    NO_SLOT,
+    Actor,
+    Plan,
+    Step,
+    namespace_names,
+)
 from onggi.runtime.steps.hooks import RunHook, RunHostHook
 from onggi.runtime.steps.host import (
     CloneInto,
@@ -63,6 +72,7 @@ from onggi.runtime.steps.table import STEPS
 
 __all__ = [
     "CLONE_FLAGS",
+    "FIRST_SLOT_FD",
     "MAGIC",
     "MOUNT_ATTR_RDONLY",
     "NO_SLOT",

@@ -18,6 +18,8 @@ import msgspec
 
 MAGIC = b"KEEL\x01\x00\x00\x00"
 NO_SLOT = 255
+#: The number that the first borrowed descriptor, slot 0, has in keel (keel/README.md).
+FIRST_SLOT_FD = 5
 
 CLONE_FLAGS: dict[str, int] = {
     "time": 0x00000080,

@@ -87,7 +87,7 @@ class OpenTree(Step, frozen=True, kw_only=True):
 class OpenPeerTree(Step, frozen=True, kw_only=True):
     """Take a detached copy of a mount of another container into a slot."""
 
-    opcode = 64
+    opcode = 11
     signature = "uss"
     actor = "monitor"
     concerns = "mount"

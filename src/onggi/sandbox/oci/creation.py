@@ -15,14 +15,20 @@ from contextlib import ExitStack
 
 from msgspec import structs
 
-from onggi.errors import InvalidArgument, SpecError, Unavailable, from_os_error
+from onggi.errors import SpecError, from_os_error
 from onggi.kernel.liveness import boot_id, own_identity
 from onggi.runtime.host import HostFacts, probe
 from onggi.runtime.plan import plan
-from onggi.runtime.request import Caller, StartRequest
+from onggi.runtime.request import Caller, LinkSetup, StartRequest
 from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Started
 from onggi.sandbox.oci import caller, ending, hooks, limits
+from onggi.sandbox.oci.consoles import (
+    check_terminal,
+    connect_console,
+    send_terminal,
+    settle_terminal,
+)
 from onggi.sandbox.oci.home import with_home
 from onggi.sandbox.oci.offspring import Offspring
 from onggi.sandbox.oci.records import (
@@ -48,12 +54,14 @@ class Order:
     """What `create` and `run` are told.
 
     `preserved`: how many descriptors from 3 on the application gets. `waits`: the caller stays
-    until the end, and takes the terminal itself.
+    until the end, and takes the terminal itself. `connect`: what brings in the network devices
+    that the configuration takes from the host.
     """
 
     __slots__ = (
         "bundle",
         "config_path",
+        "connect",
         "console_socket",
         "id",
         "keyring",
@@ -76,6 +84,7 @@ class Order:
         preserved: int = 0,
         keyring: bool = True,
         no_pivot: bool = False,
+        connect: Callable[[Config], LinkSetup | None] = lambda _: None,
         waits: bool = False,
     ) -> None:
         self.id = container_id
@@ -83,9 +92,10 @@ class Order:
         self.config_path = config_path or f"{self.bundle}/{CONFIG_NAME}"
         self.console_socket = console_socket
         self.pid_file = pid_file
-        self.preserved = preserved + listened_fds()
+        self.preserved = preserved
         self.keyring = keyring
         self.no_pivot = no_pivot
+        self.connect = connect
         self.waits = waits
         self.warn = warn
 
@@ -154,23 +164,6 @@ def read_config(path: str) -> bytes:
     return data
 
 
-def check_terminal(terminal: bool, console_socket: str, *, detached: bool) -> None:
-    """Whether somebody takes the terminal that is asked for.
-
-    Raises:
-        InvalidArgument: nobody does, or there is none to take.
-    """
-    if terminal and detached and not console_socket:
-        raise InvalidArgument(
-            "cannot allocate tty if runtime will detach without setting console socket",
-            hint="give --console-socket, or set process.terminal to false",
-        )
-    if console_socket and not (terminal and detached):
-        raise InvalidArgument(
-            "cannot use console socket if runtime will not detach or allocate tty"
-        )
-
-
 def first_record(order: Order, config: Config) -> Record:
     """What is known before anything is made."""
     root = config.root.path if config.root else ""
@@ -210,7 +203,7 @@ def _make(
     with ExitStack() as stack:
         console = stack.enter_context(connect_console(order.console_socket))
         slots = Slots(stack)
-        request = start_request(record, order, slots, cgroup)
+        request = start_request(record, order, slots, cgroup, order.connect(config))
         slots.add(bind_socket(directory, stack))
         made = plan_start(config, host, request, record.rootfs)
         for warning in made.warnings:
@@ -229,6 +222,25 @@ def plan_start(config: Config, host: HostFacts, request: StartRequest, rootfs: s
         process = with_listen_fds(with_home(config.process, rootfs))
         config = structs.replace(config, process=process)
     return plan(config, host, request)
+
+
+def handed_down(asked: int) -> int:
+    """How many descriptors from 3 on the application gets: those asked for, and its sockets.
+
+    Closed ones at the end are none; an application knows the others by their numbers.
+    """
+    count = asked + listened_fds()
+    while count and not _is_open(FIRST_PRESERVED_FD + count - 1):
+        count -= 1
+    return count
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def listened_fds() -> int:
@@ -272,13 +284,23 @@ class Slots:
         self.stack.callback(os.close, fd)
         return self.add(fd)
 
+    def add_directory(self, path: str) -> int:
+        """Lend a directory; its slot."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.stack.callback(os.close, fd)
+        return self.add(fd)
+
     def add_preserved(self, count: int) -> tuple[int, ...]:
         """Lend descriptors from 3 on, which whoever called us left open."""
         return tuple(self.add(FIRST_PRESERVED_FD + n) for n in range(count))
 
 
 def start_request(
-    record: Record, order: Order, slots: Slots, cgroup: Cgroup | None
+    record: Record,
+    order: Order,
+    slots: Slots,
+    cgroup: Cgroup | None,
+    links: LinkSetup | None = None,
 ) -> StartRequest:
     """What the planner is told of this host and caller. The socket to hold at comes last."""
     cgroup_slot = slots.add_cgroup(cgroup)
@@ -296,7 +318,19 @@ def start_request(
         keyring=f"_ses.{record.id}" if order.keyring else "",
         container_id=record.id,
         no_pivot=order.no_pivot,
+        views=_views_of_the_kernel(record.rootfs) if order.no_pivot else (),
+        environment=tuple(f"{name}={value}" for name, value in os.environ.items()),
+        links=links,
     )
+
+
+def _views_of_the_kernel(rootfs: str) -> tuple[str, ...]:
+    """Where this mount namespace shows a procfs or a sysfs outside of the root, the last first."""
+    from onggi.kernel.mounts import read_mountinfo  # noqa: PLC0415
+
+    rows = [row for row in read_mountinfo() if row.fstype in ("proc", "sysfs")]
+    places = [row.mount_point for row in reversed(rows)]
+    return tuple(place for place in places if not f"{place}/".startswith(f"{rootfs}/"))
 
 
 def bind_socket(directory: Directory, stack: ExitStack) -> int:
@@ -307,18 +341,6 @@ def bind_socket(directory: Directory, stack: ExitStack) -> int:
     except OSError as error:
         raise from_os_error(error, "bind the start socket") from error
     return listener.fileno()
-
-
-def connect_console(path: str) -> socket.socket:
-    """The console socket, connected; one that is not connected if there is none."""
-    console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path:
-            console.connect(path)
-    except OSError as error:
-        console.close()
-        raise from_os_error(error, f"connect to the console socket {path}") from error
-    return console
 
 
 def _record(
@@ -338,6 +360,8 @@ def _record(
             send_terminal(console, made.terminal)
             os.close(made.terminal)
             made.terminal = -1
+        elif made.terminal >= 0:
+            settle_terminal(made.terminal)
         if order.pid_file:
             write_whole(None, order.pid_file, str(record.pid).encode(), 0o644)
         offspring.recorded()
@@ -347,15 +371,3 @@ def _record(
                 os.close(fd)
         raise
     return made
-
-
-def send_terminal(console: socket.socket, terminal: int) -> None:
-    """Pass a terminal's master to whoever listens at the console socket.
-
-    Raises:
-        Unavailable: nobody takes it.
-    """
-    try:
-        socket.send_fds(console, [b"/dev/ptmx"], [terminal])
-    except OSError as error:
-        raise Unavailable(f"nobody takes the terminal: {os.strerror(error.errno or 0)}") from error

@@ -7,8 +7,9 @@ after it was itself killed.
 from __future__ import annotations
 
 import select
-import socket
+import sys
 import time
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socket
 
 from onggi.errors import (
     DataLoss,
@@ -105,7 +106,9 @@ def cgroup_of(record: Record) -> Cgroup:
 
 
 def delete(directory: Directory, *, force: bool, before: Callable[[Record], None]) -> None:
-    """Remove a container that has ended; `force`: end it first. `before`: what comes before that.
+    """Remove a container that has ended or never began; `force`: whatever it does.
+
+    `before`: what comes before its removal.
 
     Raises:
         FailedPrecondition: it has not ended. Conflict: another command is at it.
@@ -122,16 +125,25 @@ def delete(directory: Directory, *, force: bool, before: Callable[[Record], None
             raise
         directory.remove()
         return
-    status = status_of(record)
-    if status != "stopped":
-        if not force:
-            raise FailedPrecondition(
-                f"cannot delete container {record.id} that is not stopped: {status}",
-                hint="kill it first, or use --force",
-            )
+    if force:
         _kill_creator(record)
+    else:
+        _check_ended(record)
     directory.lock(wait=force)
+    if not force:
+        _check_ended(record)  # again: a start may have had the lock
     clean(directory, record, before)
+
+
+def _check_ended(record: Record) -> None:
+    """Raises: FailedPrecondition: something runs."""
+    status = status_of(record)
+    # One that was never started has nothing to lose: containerd's shim counts on it, as on runc.
+    if status not in ("stopped", "created"):
+        raise FailedPrecondition(
+            f"cannot delete container {record.id} that is not stopped: {status}",
+            hint="kill it first, or use --force",
+        )
 
 
 def _kill_creator(record: Record) -> None:
@@ -179,19 +191,17 @@ def _end_process(directory: Directory, record: Record) -> None:
 
 def _end_unrecorded(directory: Directory) -> None:
     """Who waits at the start socket lives, though keel was killed before it could say so."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        try:
-            probe.connect(f"/proc/self/fd/{directory.fd}/{SOCKET_NAME}")
-        except OSError:
-            return  # nobody
-        credentials = probe.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, 12)
-        pid = int.from_bytes(credentials[:4], "little")
-        try:
-            with pidfd_open(pid) as pidfd:
-                pidfd_send_signal(pidfd, SIGKILL)
-                wait_for_end(pidfd)
-        except SyscallError:
-            return
+    probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    try:
+        probe.connect(f"/proc/self/fd/{directory.fd}/{SOCKET_NAME}")
+        credentials = probe.getsockopt(SOL_SOCKET, _SO_PEERCRED, 12)
+        with pidfd_open(int.from_bytes(credentials[:4], sys.byteorder)) as pidfd:
+            pidfd_send_signal(pidfd, SIGKILL)
+            wait_for_end(pidfd)
+    except (OSError, SyscallError):
+        return  # nobody, or nobody any more
+    finally:
+        probe.close()
 
 
 def wait_for_end(pidfd: int, timeout_s: float = _END_S) -> None:

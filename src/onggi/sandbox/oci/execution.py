@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
-from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
-from onggi.kernel.cgroups.driver import Cgroup
+from onggi.errors import FailedPrecondition
 from onggi.runtime.host import probe
 from onggi.runtime.plan import plan_exec
 from onggi.runtime.request import Caller, ExecRequest
 from onggi.sandbox.oci import caller
-from onggi.sandbox.oci.creation import (
-    Slots,
+from onggi.sandbox.oci.consoles import (
     check_terminal,
     connect_console,
-    listened_fds,
     send_terminal,
+    settle_terminal,
+)
+from onggi.sandbox.oci.creation import (
+    Slots,
     with_listen_fds,
 )
 from onggi.sandbox.oci.ending import cgroup_of, open_process
 from onggi.sandbox.oci.home import with_home
+from onggi.sandbox.oci.joining import Places, places
 from onggi.sandbox.oci.offspring import Offspring
 from onggi.sandbox.oci.records import CONFIG_NAME, Directory, Record, status_of, write_whole
 from onggi.specs.runtime import Config, Process, parse_config
@@ -35,10 +37,10 @@ if TYPE_CHECKING:
 
 
 class ExecOrder:
-    """What `exec` is told beside the process. As creation.Order; `cgroup`: one below the own."""
+    """What `exec` is told beside the process. As creation.Order; `cgroups`: ones below the own."""
 
     __slots__ = (
-        "cgroup",
+        "cgroups",
         "console_socket",
         "detached",
         "ignore_paused",
@@ -56,15 +58,15 @@ class ExecOrder:
         preserved: int = 0,
         detached: bool = False,
         ignore_paused: bool = False,
-        cgroup: str = "",
+        cgroups: tuple[str, ...] = (),
     ) -> None:
         self.warn = warn
         self.console_socket = console_socket
         self.pid_file = pid_file
-        self.preserved = preserved + listened_fds()
+        self.preserved = preserved
         self.detached = detached
         self.ignore_paused = ignore_paused
-        self.cgroup = cgroup
+        self.cgroups = cgroups
 
 
 class Running:
@@ -96,13 +98,13 @@ def execute(directory: Directory, make: Callable[[Config], Process], order: Exec
         pidfd = open_process(record)
         slots.add(stack.enter_context(pidfd))
         process = with_listen_fds(with_home(process, f"/proc/{record.pid}/root"))
-        cgroup = _cgroup(record, order.cgroup)
-        cgroup_slot = slots.add_cgroup(cgroup)
+        joined = places(cgroup_of(record), order.cgroups) if record.cgroup else Places((), "")
+        cgroup_slot = slots.add_directory(joined.v2) if joined.v2 else -1
         preserved = slots.add_preserved(order.preserved)
         request = ExecRequest(
             supervision=Caller(waits=not order.detached, preserved=preserved),
             pidfd_slot=0,
-            cgroup_files=cgroup.task_paths() if cgroup else (),
+            cgroup_files=joined.tasks,
             cgroup_slot=cgroup_slot,
             keyring=f"_ses.{record.id}",
             container_id=record.id,
@@ -120,6 +122,8 @@ def execute(directory: Directory, make: Callable[[Config], Process], order: Exec
                 send_terminal(console, terminal)
                 os.close(terminal)
                 terminal = -1
+            elif terminal >= 0:
+                settle_terminal(terminal)
             if order.pid_file:
                 write_whole(None, order.pid_file, str(started.pid).encode(), 0o644)
             offspring.recorded()
@@ -141,25 +145,3 @@ def check_status(record: Record, *, ignore_paused: bool) -> None:
         raise FailedPrecondition(
             "cannot exec in a paused container (use --ignore-paused to override)"
         )
-
-
-def _cgroup(record: Record, below: str) -> Cgroup | None:
-    """The container's cgroup, or one below it that is there.
-
-    Raises:
-        NotFound: it is not there. InvalidArgument: it leads elsewhere.
-    """
-    if not record.cgroup:
-        return None
-    cgroup = cgroup_of(record)
-    below = below.strip("/")
-    if not below or below == ".":
-        return cgroup
-    if ":" in below:
-        raise InvalidArgument(
-            f"--cgroup {below!r} names controllers", hint="name a path alone, for all of them"
-        )
-    cgroup = Cgroup(cgroup.layout, f"{record.cgroup}/{below}")
-    if not cgroup.exists:
-        raise NotFound(f"cgroup {below} does not exist below that of container {record.id}")
-    return cgroup

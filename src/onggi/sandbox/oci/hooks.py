@@ -56,8 +56,9 @@ def run(
 
 
 def _run_one(hook: dict[str, Any], state: bytes) -> str:
-    """What went wrong; empty: nothing."""
-    environment = dict(entry.partition("=")[::2] for entry in hook.get("env", ()))
+    """What went wrong; empty: nothing. A hook that names no environment has its caller's."""
+    own = hook.get("env")
+    environment = dict(entry.partition("=")[::2] for entry in own) if own else dict(os.environ)
     # a file, not a pipe: a hook that does not read holds nobody up
     with sealed_memfd("state", state) as stdin:
         try:

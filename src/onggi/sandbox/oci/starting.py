@@ -5,7 +5,8 @@ The planner is brought in only when something has to be explained.
 
 from __future__ import annotations
 
-import socket
+import sys
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
 from onggi.errors import EngineError, FailedPrecondition
 from onggi.sandbox.oci.ending import cgroup_of, not_running
@@ -15,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_GO = (1).to_bytes(4, "little")
+_GO = (1).to_bytes(4, sys.byteorder)
 _PACKET_BYTES = 64 * 1024
 _WARNED = 67
 
@@ -29,19 +30,22 @@ def start(directory: Directory, record: Record, warn: Callable[[str], None]) -> 
     status = status_of(record)
     if status != "created":
         raise _not_created(status)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+    connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    try:
         try:
             connection.connect(f"/proc/self/fd/{directory.fd}/{SOCKET_NAME}")
             connection.send(_GO)
         except OSError:
             raise not_running() from None
         while packet := _receive(connection):
-            if int.from_bytes(packet[:4], "little") != _WARNED:
+            if int.from_bytes(packet[:4], sys.byteorder) != _WARNED:
                 raise _explain(packet, directory, record)
             warn(_explain_warning(packet, directory, record))
+    finally:
+        connection.close()
 
 
-def _receive(connection: socket.socket) -> bytes:
+def _receive(connection: socket) -> bytes:
     """A packet; empty: the application runs."""
     try:
         return connection.recv(_PACKET_BYTES)
@@ -80,6 +84,7 @@ def _plan_again(directory: Directory, record: Record):  # type: ignore[no-untype
     from contextlib import ExitStack  # noqa: PLC0415
 
     from onggi.runtime.host import probe  # noqa: PLC0415
+    from onggi.runtime.request import LinkSetup  # noqa: PLC0415
     from onggi.sandbox.oci import creation  # noqa: PLC0415
     from onggi.specs.runtime import parse_config  # noqa: PLC0415
 
@@ -87,5 +92,8 @@ def _plan_again(directory: Directory, record: Record):  # type: ignore[no-untype
     order = creation.Order(record.id, record.bundle, print, preserved=record.preserved)
     cgroup = cgroup_of(record) if record.cgroup else None
     with ExitStack() as stack:
-        request = creation.start_request(record, order, creation.Slots(stack), cgroup)
+        devices = config.linux.net_devices if config.linux else {}
+        # only that there are such steps counts: they have been carried out
+        links = LinkSetup(b"-", (), b"-") if devices else None
+        request = creation.start_request(record, order, creation.Slots(stack), cgroup, links)
         return creation.plan_start(config, probe(), request, record.rootfs)
