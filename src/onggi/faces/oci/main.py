@@ -100,8 +100,10 @@ def _command(before: Arguments, log: Log) -> int:
     if name not in ROOMS:
         raise InvalidArgument(f"no such command: {name}", hint="onggi-runtime help lists them")
     table, run = load(name)
-    # What follows an exec's id is a command line of its own.
-    arguments = parse({**table, "h help": SWITCH}, before.rest[1:], anywhere=name != "exec")
+    # What follows the id of these is a command line of its own.
+    arguments = parse(
+        {**table, "h help": SWITCH}, before.rest[1:], anywhere=name not in ("exec", "ps")
+    )
     if arguments.on("help"):
         from onggi.faces.oci.about import print_help  # noqa: PLC0415
 
