@@ -127,9 +127,18 @@ def _root(before: Arguments) -> str:
     if given := before.text("root"):
         return os.path.abspath(given)
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.geteuid() != 0 and runtime_dir:
+    if runtime_dir and _is_ordinary_user():
         return f"{runtime_dir}/onggi-runtime"
     return "/run/onggi-runtime"
+
+
+def _is_ordinary_user() -> bool:
+    """Also one who is root in a user namespace of podman's, and has kept the own name."""
+    if os.geteuid() != 0:
+        return True
+    with open("/proc/self/uid_map", "rb", buffering=0) as file:
+        inside, outside, _ = file.read(64).split(None, 2)
+    return inside != outside and os.environ.get("USER") != "root"
 
 
 def _wants_systemd(before: Arguments) -> bool:
