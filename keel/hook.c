@@ -53,7 +53,9 @@ static uint64_t now_ms(void) {
 }
 
 /* Why it could not be executed goes back as an errno, which an execve that succeeds closes. */
-static _Noreturn void become_hook(const struct step *step, int state, int output, int report) {
+static _Noreturn void become_hook(const struct walk *walk, const struct step *step, int state,
+                                  int output, int report) {
+    const char *directory = text_of(step, 4);
     sigset_t none;
     sigemptyset(&none);
     for (int number = 1; number < NSIG; number++)
@@ -63,7 +65,7 @@ static _Noreturn void become_hook(const struct step *step, int state, int output
     umask(HOOK_UMASK);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && dup2(state, STDIN_FILENO) >= 0 &&
         dup2(output, STDOUT_FILENO) >= 0 && dup2(output, STDERR_FILENO) >= 0 &&
-        chdir(text_of(step, 4)) == 0)
+        (*directory ? chdir(directory) : fchdir(walk->root)) == 0)
         execve(text_of(step, 1), (char **)step->field[2].list.items,
                (char **)step->field[3].list.items);
     int error = errno;
@@ -160,7 +162,7 @@ static int run_hook(struct walk *walk, const struct step *step, pid_t pid) {
     if (hook < 0)
         return fail(walk->failure, "fork", "a hook");
     if (hook == 0)
-        become_hook(step, state, output_w, report_w);
+        become_hook(walk, step, state, output_w, report_w);
     close(report_w);
     close(output_w);
     report_w = output_w = -1;
@@ -172,5 +174,5 @@ int step_run_host_hook(struct walk *walk, const struct step *step) {
 }
 
 int step_run_hook(struct walk *walk, const struct step *step) {
-    return run_hook(walk, step, getpid());
+    return init_root(walk) < 0 ? -1 : run_hook(walk, step, getpid());
 }

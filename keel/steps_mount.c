@@ -47,8 +47,25 @@ int step_attach_root(struct walk *walk, const struct step *step) {
     return set_propagation(walk, tree, number_of(step, 2), "the root");
 }
 
+/* What the host shows of the kernel must be gone: where a whole procfs is left anywhere in the mount
+ * namespace, a user namespace inside may mount another without the container's masks (kernel
+ * fs/namespace.c mount_too_revealing). One that is locked is covered, and stays so for who copies it. */
+static int hide_views(struct walk *walk, const struct list *places) {
+    for (uint32_t i = 0; i < places->count; i++) {
+        if (umount2(places->items[i], MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+            continue;
+        if (errno != EINVAL && errno != EPERM)
+            return fail(walk->failure, "umount2", "%s", places->items[i]);
+        if (mount("tmpfs", places->items[i], "tmpfs", MS_RDONLY, "nr_inodes=1,mode=0") < 0)
+            return fail(walk->failure, "mount", "tmpfs over %s", places->items[i]);
+    }
+    return 0;
+}
+
 /* The host's root stays below, out of reach: "/" and ".." end at what is mounted over it. */
-static int move_root(struct walk *walk) {
+static int move_root(struct walk *walk, const struct list *views) {
+    if (hide_views(walk, views) < 0)
+        return -1;
     SCOPED_FD slash = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (slash < 0 || fchdir(walk->root) < 0)
         return fail(walk->failure, "fchdir", "the root");
@@ -77,7 +94,7 @@ int step_pivot_root(struct walk *walk, const struct step *step) {
         errno = EINVAL;
         return fail(walk->failure, "pivot_root", "no root was attached");
     }
-    if ((number_of(step, 0) ? move_root(walk) : pivot_root(walk)) < 0)
+    if ((number_of(step, 0) ? move_root(walk, &step->field[1].list) : pivot_root(walk)) < 0)
         return -1;
     close(walk->root);
     walk->root = -1;

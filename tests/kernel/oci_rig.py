@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL
@@ -21,7 +21,7 @@ RUNTIME = Path(sys.executable).parent / "onggi-runtime"
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
 TIMEOUT_S = 60.0
 MORE_APPLETS = (
-    "head", "grep", "readlink", "env", "nproc", "mkdir", "ln", "unshare", "uname", "nice",
+    "head", "grep", "readlink", "env", "nproc", "mkdir", "ln", "unshare", "uname", "nice", "chroot",
 )  # fmt: skip
 
 NEEDS_ROOT_AND_BUSYBOX = pytest.mark.skipif(
@@ -84,10 +84,14 @@ class Bundle:
     def write(self) -> None:
         (self.directory / "config.json").write_text(json.dumps(self.config))
 
-    def call(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    def words(self, *words: str) -> list[str]:
         """One command of the runtime."""
+        return [str(RUNTIME), "--root", str(self.root), *words]
+
+    def call(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Carry one out."""
         return subprocess.run(
-            [RUNTIME, "--root", self.root, *words],
+            self.words(*words),
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
@@ -103,12 +107,12 @@ class Bundle:
         return self.call("run", *words, self.name)
 
     @contextmanager
-    def held(self) -> Iterator[int]:
+    def held(self, args: Sequence[str] = ("true",)) -> Iterator[int]:
         """A container that is created and not started: its pid."""
-        self.process["args"] = ["true"]
+        self.process["args"] = list(args)
         self.write()
         pid_file, errors = self.directory / "pid", self.directory / "errors"
-        words = [RUNTIME, "--root", self.root, "create", "--pid-file", pid_file, self.name]
+        words = self.words("create", "--pid-file", str(pid_file), self.name)
         with errors.open("wb") as file:  # the container keeps it
             done = subprocess.run(
                 words, stdin=DEVNULL, stdout=DEVNULL, stderr=file, check=False, cwd=self.directory

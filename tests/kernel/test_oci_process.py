@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kernel.oci_rig import NEEDS_ROOT_AND_BUSYBOX, Bundle, bundle
 from onggi.kernel.capabilities import BITS, host_capabilities
+from onggi.kernel.cgroups.layout import CgroupLayout
 
 pytestmark = NEEDS_ROOT_AND_BUSYBOX
 __all__ = ["bundle"]
@@ -251,3 +254,111 @@ def test_fields_that_nobody_knows_are_ignored(bundle: Bundle) -> None:
     bundle.process["user"] = {"uid": 0, "gid": 0, "username": "of windows"}
     bundle.linux["frobnication"] = {"deep": [[[{}]]]}
     assert bundle.out("echo hi") == "hi\n"
+
+
+def test_the_cpus_of_a_process_that_is_added(bundle: Bundle) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("host feature missing: two CPUs")
+    first, *_, last = sorted(os.sched_getaffinity(0))
+    added = {
+        "cwd": "/",
+        "args": ["grep", "Cpus_allowed_list", "/proc/self/status"],
+        "env": ["PATH=/bin"],
+        "execCPUAffinity": {"initial": str(first), "final": str(last)},
+    }
+    (bundle.directory / "process.json").write_text(json.dumps(added))
+    with bundle.held(["sleep", "100"]):
+        assert bundle.call("start", bundle.name).returncode == 0
+        done = bundle.call("exec", "--process", "process.json", bundle.name)
+        assert done.stdout.split() == ["Cpus_allowed_list:", str(last)], done.stderr
+        added["execCPUAffinity"] = {"initial": str(first)}
+        (bundle.directory / "process.json").write_text(json.dumps(added))
+        done = bundle.call("exec", "--process", "process.json", bundle.name)
+        assert done.stdout.split() == ["Cpus_allowed_list:", str(first)], done.stderr
+
+
+def test_a_root_that_is_moved_instead_of_pivoted_to(bundle: Bundle) -> None:
+    self_admin = bundle.process["capabilities"]
+    for name in ("bounding", "effective", "permitted"):
+        self_admin[name] = [*self_admin[name], "CAP_SYS_CHROOT"]
+    done = bundle.run("ls /; cat /proc/self/mountinfo; chroot /proc/1/root ls /", "--no-pivot")
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.split()
+    assert {"bin", "proc", "tmp"} <= set(names)
+    assert "usr" not in names
+    assert not any(" /usr" in line or " /home" in line for line in done.stdout.splitlines())
+
+
+def test_resources_of_every_controller(bundle: Bundle) -> None:
+    bundle.linux["resources"] |= {
+        "memory": {"limit": 64 << 20, "reservation": 32 << 20},
+        "cpu": {"shares": 512, "quota": 50_000, "period": 100_000, "cpus": "0", "mems": "0"},
+        "pids": {"limit": 77},
+        "hugepageLimits": [{"pageSize": "2MB", "limit": 4 << 20}],
+        "blockIO": {"weight": 100},
+    }
+    with bundle.held() as pid:
+        found = {}
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            for name in names.split(",") if names else ["unified"]:
+                found[name] = path
+        layout = CgroupLayout.probe()
+
+        def read(controller: str, v2: str, file: str) -> str | None:
+            place = layout.hierarchy(controller, v2)
+            if place is None:
+                return None
+            path = found[place.controllers[0] if place.version == 1 else "unified"]
+            text = Path(f"{place.mount_point}{path}/{file}").read_text()
+            return text.strip()
+
+        v1 = layout.hierarchy("memory", "memory")
+        assert v1 is not None
+        if v1.version == 1:
+            assert read("memory", "", "memory.limit_in_bytes") == str(64 << 20)
+            assert read("cpu", "", "cpu.cfs_quota_us") == "50000"
+            assert read("cpu", "", "cpu.shares") == "512"
+        else:
+            assert read("", "memory", "memory.max") == str(64 << 20)
+            assert read("", "cpu", "cpu.max") == "50000 100000"
+        assert read("pids", "pids", "pids.max") == "77"
+        assert read("cpuset", "cpuset", "cpuset.cpus") in ("0", None)
+        if layout.hierarchy("", "hugetlb"):
+            assert read("", "hugetlb", "hugetlb.2MB.max") == str(4 << 20)
+
+
+def test_files_of_cgroup_v2_by_their_own_names(bundle: Bundle) -> None:
+    layout = CgroupLayout.probe()
+    offered = layout.v2.controllers if layout.v2 else ()
+    bundle.linux["resources"]["unified"] = {"hugetlb.2MB.max": "2097152"}
+    if "hugetlb" not in offered:
+        assert "unified resource" in bundle.refused()
+        return
+    with bundle.held() as pid:
+        rows = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        path = next(row.split(":", 2)[2] for row in rows if row.startswith("0::"))
+        assert layout.v2 is not None
+        file = Path(f"{layout.v2.mount_point}{path}/hugetlb.2MB.max")
+        assert file.read_text() == "2097152\n"
+    bundle.linux["resources"]["unified"] = {"cgroup.procs": "1"}
+    assert "'cgroup.procs' is not a limit" in bundle.refused()
+
+
+def test_devices_that_the_cgroup_does_not_allow(bundle: Bundle) -> None:
+    """The default devices are always usable, others by rule only, in the order of the rules."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("host feature missing: /dev/fuse")
+    bundle.linux["devices"] = [
+        {"path": path, "type": "c", "major": major, "minor": minor, "fileMode": 0o666}
+        for path, major, minor in (("/dev/other", 10, 229), ("/dev/zero2", 1, 5))
+    ]
+    script = "head -c1 /dev/zero2 >/dev/null && echo zero; head -c0 /dev/other && echo other; true"
+    done = bundle.run(script)
+    assert done.stdout.split() == ["zero"], done.stderr
+    assert "Operation not permitted" in done.stderr
+    allow = {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "r"}
+    bundle.linux["resources"]["devices"].append(allow)
+    assert bundle.out(script).split() == ["zero", "other"]
+    bundle.linux["resources"]["devices"].append({**allow, "allow": False})
+    assert bundle.out(script).split() == ["zero"]

@@ -12,6 +12,7 @@ import pytest
 from onggi.engine.settings import parse_settings
 from onggi.faces.cli import catalogue, runflags
 from onggi.faces.cli.options import Option, parse
+from onggi.faces.oci import main as runtime_main
 from onggi.image.settings import ImageSettings, RegistrySettings
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +24,9 @@ FOR_USERS = [path for path in DOCUMENTS if path.parent.name == "docs" or "README
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 #: Options of other programs that the documents mention.
 FOREIGN = {"--strict"}
+#: Of other programs, in what is about onggi-runtime.
+CALLERS = {"--runtime", "--rm", "--runc-binary", "--add-runtime"}
+RUNTIME = "docs/runtime.md"
 GLOBAL = {"--root", "--version", "--help"}
 LINK = re.compile(r"\]\(([^)#\s]+)")
 PATH = re.compile(r"`((?:src|tests|docs|keel|bench|scripts|front)/[\w./-]+)`")
@@ -47,6 +51,21 @@ def prose(content: str) -> str:
 def all_options() -> dict[str, tuple[Option, ...]]:
     """Every verb's options."""
     return {name: catalogue.load(entry).options for name, entry in catalogue.entries().items()}
+
+
+def runtime_options() -> set[str]:
+    """Every long option of onggi-runtime."""
+    tables = [runtime_main.GLOBAL, *(runtime_main.load(verb)[0] for verb in runtime_main.ROOMS)]
+    return {names.split()[-1] for table in tables for names in table}
+
+
+def test_every_verb_and_option_of_the_runtime_is_in_its_document() -> None:
+    content = text(RUNTIME)
+    refused = runtime_main.load("checkpoint")[0]
+    unsaid = {names.split()[-1] for names in refused} | {"version", "help"}
+    said = {flag.removeprefix("--") for flag in FLAG.findall(content)}
+    assert runtime_options() - said - unsaid == set()
+    assert [verb for verb in runtime_main.ROOMS if f"`{verb}" not in content] == []
 
 
 def test_the_readmes_say_the_same() -> None:
@@ -78,6 +97,8 @@ def test_every_path_exists(name: str) -> None:
 @pytest.mark.parametrize("path", FOR_USERS, ids=lambda path: path.name)
 def test_every_option_exists(path: Path) -> None:
     known = {name for options in all_options().values() for o in options for name in o.names}
+    if path == ROOT / RUNTIME:
+        known = {f"--{name}" for name in runtime_options()} | CALLERS
     said = set(FLAG.findall(path.read_text(encoding="utf-8")))
     assert said - known - GLOBAL - FOREIGN == set()
 

@@ -275,7 +275,8 @@ def _plan_tree(draft: Draft) -> None:
     plan_terminal(draft)
     draft.inside += creating_steps(draft)
     draft.inside += draft.late
-    draft.inside.append(PivotRoot(how=int(draft.request.no_pivot)))
+    views = draft.request.views if draft.request.no_pivot else ()
+    draft.inside.append(PivotRoot(how=int(draft.request.no_pivot), views=views))
     flags = PROPAGATIONS[draft.linux.rootfs_propagation or "private"]
     if not flags & (MS_PRIVATE | MS_SLAVE):
         # Only now: pivot_root(2) refuses a shared root. The others are what the root has already.

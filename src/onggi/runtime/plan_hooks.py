@@ -38,8 +38,7 @@ def creating_steps(draft: Draft) -> list[Step]:
         ]
     steps += [
         RunHook(
-            # where the root is attached: paths of such a hook start there, as runc's do
-            directory=request.root_mountpoint,
+            directory="",
             state=state,
             **_fields("createContainer", hook, request.environment),
         )
@@ -55,7 +54,7 @@ def starting_steps(draft: Draft) -> list[Step]:
     # Its program is the image's, which must not see the host's environment.
     own = draft.config.process.env if draft.config.process else ()
     return [
-        RunHook(directory="/", state=state, **_fields("startContainer", hook, own))
+        RunHook(directory="", state=state, **_fields("startContainer", hook, own))
         for hook in hooks.start_container
     ]
 

@@ -57,7 +57,7 @@ PERSONALITIES: dict[str, int] = {"LINUX": 0x0, "LINUX32": 0x8}
 
 _CLASS_SHIFT = 13
 _MAX_NUMBER = 8191
-_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _PROCESS = "config.md#linux-process"
 
 

@@ -86,7 +86,8 @@ class StartRequest(Struct, frozen=True):
     show bind mounts with the container's owners, where the file system can. `keyring`: the name of
     the session keyring to join; empty: the engine's stays. `links`: for a new network namespace
     only; None: it has nothing but loopback. `no_pivot`: the host runs from an initramfs, which
-    pivot_root(2) cannot leave. `environment`: for hooks on the host that name none of their own.
+    pivot_root(2) cannot leave; `views`: where its procfs and sysfs are then, the last first.
+    `environment`: for hooks on the host that name none of their own.
     """
 
     supervision: Supervision | Caller
@@ -104,6 +105,7 @@ class StartRequest(Struct, frozen=True):
     links: LinkSetup | None = None
     container_id: str = ""
     no_pivot: bool = False
+    views: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
 
 

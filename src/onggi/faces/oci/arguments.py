@@ -99,3 +99,14 @@ def _switch(name: str, value: str) -> bool:
     if value in _FALSE:
         return False
     raise InvalidArgument(f"--{name} is true or false, not {value!r}")
+
+
+def one_id(arguments: Arguments) -> str:
+    """The only argument.
+
+    Raises:
+        InvalidArgument: there is none, or more.
+    """
+    if len(arguments.rest) != 1:
+        raise InvalidArgument("a container id is needed, and nothing more")
+    return arguments.rest[0]

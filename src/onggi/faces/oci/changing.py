@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
-from onggi.faces.oci.arguments import SWITCH
+from onggi.faces.oci.arguments import SWITCH, one_id
 from onggi.sandbox.oci import ending, starting
 from onggi.sandbox.oci.records import Directory, Record, Store, status_of
 
@@ -120,17 +120,6 @@ def _with_status(context: Context, arguments: Arguments, wanted: tuple[str, ...]
     return record
 
 
-def one_id(arguments: Arguments) -> str:
-    """The only argument.
-
-    Raises:
-        InvalidArgument: there is none, or more.
-    """
-    if len(arguments.rest) != 1:
-        raise InvalidArgument("a container id is needed, and nothing more")
-    return arguments.rest[0]
-
-
 def signal_number(text: str) -> int:
     """The number of a signal: `9`, `KILL`, `SIGKILL`, `RTMIN+3`.
 
@@ -144,7 +133,11 @@ def signal_number(text: str) -> int:
     name = text.upper().removeprefix("SIG")
     base, plus, offset = name.partition("+")
     number = getattr(_signal, f"SIG{base}", None)
-    if isinstance(number, int) and (not plus or (base == "RTMIN" and offset.isdecimal())):
+    if (
+        base.isalnum()
+        and isinstance(number, int)
+        and (not plus or (base == "RTMIN" and offset.isdecimal()))
+    ):
         return number + int(offset or 0)
     raise InvalidArgument(f"unknown signal {text!r}", hint="write it as KILL, SIGKILL or 9")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from onggi.errors import FailedPrecondition, InvalidArgument, NotFound, SpecError
-from onggi.faces.oci.arguments import SWITCH, VALUE
-from onggi.faces.oci.changing import one_id
+from onggi.faces.oci.arguments import SWITCH, VALUE, one_id
 from onggi.faces.oci.looking import say
 from onggi.kernel.cgroups.driver import Cgroup
 from onggi.sandbox.oci.ending import cgroup_of

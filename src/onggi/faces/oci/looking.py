@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from onggi.errors import DataLoss, InvalidArgument, NotFound
-from onggi.faces.oci.arguments import SWITCH, VALUE
-from onggi.faces.oci.changing import one_id
+from onggi.faces.oci.arguments import SWITCH, VALUE, one_id
 from onggi.sandbox.oci.records import Record, Store, status_of
 from onggi.specs import jsontext
 

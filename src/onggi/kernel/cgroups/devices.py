@@ -154,14 +154,16 @@ def _parsed(rule: DeviceRule) -> tuple[str, int | None, int | None, int]:
         raise InvalidArgument(
             f"device rule of type {rule.type!r}", hint="the type is a (all), b (block) or c (char)"
         )
-    if not rule.access or set(rule.access) - set(ACCESS_BITS):
+    # runc and crun take no notice of letters beside these, and configurations have some
+    letters = set(rule.access) & set(ACCESS_BITS)
+    if not letters:
         raise InvalidArgument(
             f"device rule with access {rule.access!r}", hint="write some of r, w and m"
         )
     numbers = [None if n is None or n < 0 else n for n in (rule.major, rule.minor)]
     if any(n is not None and n > _MAX_NUMBER for n in numbers):
         raise InvalidArgument(f"device rule for {rule.major}:{rule.minor}: no such device number")
-    bits = sum(ACCESS_BITS[letter] for letter in set(rule.access))
+    bits = sum(ACCESS_BITS[letter] for letter in letters)
     return rule.type, numbers[0], numbers[1], bits
 
 

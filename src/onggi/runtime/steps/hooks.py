@@ -34,7 +34,10 @@ class RunHostHook(Step, frozen=True, kw_only=True):
 
 
 class RunHook(Step, frozen=True, kw_only=True):
-    """Run a hook in the container's namespaces, with the rights that init has at this moment."""
+    """Run a hook in the container's namespaces, with the rights that init has at this moment.
+
+    `directory`: empty: the container's root.
+    """
 
     opcode = 43
     signature = "ssllsul"

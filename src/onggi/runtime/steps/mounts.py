@@ -193,16 +193,18 @@ class PivotRoot(Step, frozen=True, kw_only=True):
     """Make the root the only tree that init can reach.
 
     `how`: 0 pivot_root; 1 moves the root over the host's, for a host that runs from an initramfs,
-    which cannot be pivoted away from.
+    which cannot be pivoted away from. Then `views`, where the host has mounted procfs and sysfs,
+    are taken away first.
     """
 
     opcode = 30
-    signature = "u"
+    signature = "ul"
     concerns = "mount"
     section = "pivot_root(2)"
     protects = "the host's files"
 
     how: int = 0
+    views: tuple[str, ...] = ()
 
     def describe(self) -> str:
         if self.how:

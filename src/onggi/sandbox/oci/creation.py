@@ -329,9 +329,19 @@ def start_request(
         keyring=f"_ses.{record.id}" if order.keyring else "",
         container_id=record.id,
         no_pivot=order.no_pivot,
+        views=_views_of_the_kernel(record.rootfs) if order.no_pivot else (),
         environment=tuple(f"{name}={value}" for name, value in os.environ.items()),
         links=links,
     )
+
+
+def _views_of_the_kernel(rootfs: str) -> tuple[str, ...]:
+    """Where this mount namespace shows a procfs or a sysfs outside of the root, the last first."""
+    from onggi.kernel.mounts import read_mountinfo  # noqa: PLC0415
+
+    rows = [row for row in read_mountinfo() if row.fstype in ("proc", "sysfs")]
+    places = [row.mount_point for row in reversed(rows)]
+    return tuple(place for place in places if not f"{place}/".startswith(f"{rootfs}/"))
 
 
 def bind_socket(directory: Directory, stack: ExitStack) -> int:

@@ -7,8 +7,9 @@ after it was itself killed.
 from __future__ import annotations
 
 import select
-import socket
+import sys
 import time
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, SOL_SOCKET, socket
 
 from onggi.errors import (
     DataLoss,
@@ -190,19 +191,17 @@ def _end_process(directory: Directory, record: Record) -> None:
 
 def _end_unrecorded(directory: Directory) -> None:
     """Who waits at the start socket lives, though keel was killed before it could say so."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        try:
-            probe.connect(f"/proc/self/fd/{directory.fd}/{SOCKET_NAME}")
-        except OSError:
-            return  # nobody
-        credentials = probe.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, 12)
-        pid = int.from_bytes(credentials[:4], "little")
-        try:
-            with pidfd_open(pid) as pidfd:
-                pidfd_send_signal(pidfd, SIGKILL)
-                wait_for_end(pidfd)
-        except SyscallError:
-            return
+    probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    try:
+        probe.connect(f"/proc/self/fd/{directory.fd}/{SOCKET_NAME}")
+        credentials = probe.getsockopt(SOL_SOCKET, _SO_PEERCRED, 12)
+        with pidfd_open(int.from_bytes(credentials[:4], sys.byteorder)) as pidfd:
+            pidfd_send_signal(pidfd, SIGKILL)
+            wait_for_end(pidfd)
+    except (OSError, SyscallError):
+        return  # nobody, or nobody any more
+    finally:
+        probe.close()
 
 
 def wait_for_end(pidfd: int, timeout_s: float = _END_S) -> None:

@@ -5,7 +5,8 @@ The planner is brought in only when something has to be explained.
 
 from __future__ import annotations
 
-import socket
+import sys
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket
 
 from onggi.errors import EngineError, FailedPrecondition
 from onggi.sandbox.oci.ending import cgroup_of, not_running
@@ -15,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_GO = (1).to_bytes(4, "little")
+_GO = (1).to_bytes(4, sys.byteorder)
 _PACKET_BYTES = 64 * 1024
 _WARNED = 67
 
@@ -29,19 +30,22 @@ def start(directory: Directory, record: Record, warn: Callable[[str], None]) -> 
     status = status_of(record)
     if status != "created":
         raise _not_created(status)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+    connection = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    try:
         try:
             connection.connect(f"/proc/self/fd/{directory.fd}/{SOCKET_NAME}")
             connection.send(_GO)
         except OSError:
             raise not_running() from None
         while packet := _receive(connection):
-            if int.from_bytes(packet[:4], "little") != _WARNED:
+            if int.from_bytes(packet[:4], sys.byteorder) != _WARNED:
                 raise _explain(packet, directory, record)
             warn(_explain_warning(packet, directory, record))
+    finally:
+        connection.close()
 
 
-def _receive(connection: socket.socket) -> bytes:
+def _receive(connection: socket) -> bytes:
     """A packet; empty: the application runs."""
     try:
         return connection.recv(_PACKET_BYTES)
