@@ -73,6 +73,9 @@ FOUND = {
         "keel:monitor epoll_ctl 1 ENOSPC",
         "keel:monitor sendmsg 1 KILL",
     ),
+    "start": ("keel:monitor sendmsg 2 EMFILE",),
+    "stop": ("engine sendto 1 EIO",),
+    "network connect": ("engine clone3 1 ENOMEM",),
 }
 OPERATIONS = (
     Operation("create", (), ("create", "--name", "c", "-v", "/data", "busybox", "true"),
