@@ -7,7 +7,6 @@ call's meaning: `syscalls` does.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 
 from onggi.errors import InvalidArgument, SyscallError, Unsupported
@@ -97,11 +96,17 @@ def failed(call: str, text: str, number: int) -> SyscallError:
     return SyscallError(call, text, number, hint=hint_for(call, text, number))
 
 
-@functools.cache
+_known: dict[str, int] = {}
+
+
 def _number(call: str) -> int:
+    known = _known.get(call)  # functools' cache costs 2 ms to import
+    if known is not None:
+        return known
     machine = os.uname().machine
     try:
-        return NUMBERS[machine][call]
+        _known[call] = NUMBERS[machine][call]
+        return _known[call]
     except KeyError:
         raise Unsupported(f"{call}: no system call number is known for {machine}") from None
 

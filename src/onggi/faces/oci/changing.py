@@ -74,17 +74,15 @@ def remove(context: Context, container_id: str, *, force: bool) -> None:
         NotFound, FailedPrecondition, Conflict.
     """
     try:
-        directory = Store(context.root).open(container_id)
+        with Store(context.root).open(container_id) as directory:
+            ending.delete(
+                directory,
+                force=force,
+                before=lambda record: run_hooks(context, "poststop", directory, record),
+            )
     except NotFound:
-        if force:
-            return
-        raise
-    with directory:
-        ending.delete(
-            directory,
-            force=force,
-            before=lambda record: run_hooks(context, "poststop", directory, record),
-        )
+        if not force:
+            raise
 
 
 def run_hooks(context: Context, kind: str, directory: Directory, record: Record) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 IDLE_S = 30.0
 _REHEARSALS = 12
+#: An engine calls create, start and state right after each other.
+_SPARES = 3
 _SPAWN = ord("P")
 _SO_PEERPIDFD = 77
 #: Lines of /proc/PID/status that say what a process may do.
@@ -131,6 +133,7 @@ def _run() -> None:
                 rehearsal.rehearse,
                 admit=keeper.admit,
                 idle_s=IDLE_S,
+                spares=_SPARES,
             ).run()
     finally:
         # still locked: nobody has put another in its place

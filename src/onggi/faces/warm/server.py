@@ -57,7 +57,8 @@ class Server:
     """Serves `listener` (non-blocking, listening) until the end of `lifeline`. Owns both.
 
     Every child carries out one `command`, and does `rehearse` before, if nobody waits yet. `admit`
-    may refuse a connection. `idle_s`: end when there was nothing to do for so long.
+    may refuse a connection. `idle_s`: end when there was nothing to do for so long. `spares`: how
+    many children are kept ready, for commands that follow each other faster than a child is made.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Server:
         *,
         admit: Admit | None = None,
         idle_s: float | None = None,
+        spares: int = 1,
     ) -> None:
         self._listener = listener
         self._lifeline = lifeline
@@ -78,7 +80,8 @@ class Server:
         self._idle_s = idle_s
         self._busy_at = time.monotonic()
         self._root = _own_root()
-        self._spare: _Spare | None = None
+        self._wanted = spares
+        self._spares: list[_Spare] = []
         self._spare_at = 0.0
         self._hurries = False
         self._running: dict[int, _Running] = {}
@@ -91,18 +94,21 @@ class Server:
         _signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         while self._serving or self._running:
             ready = self._wait()
+            # now: what follows closes descriptors and gets others of the same numbers
+            lost = [p for p, r in self._running.items() if ready.get(r.connection, 0) & _FRONT_GONE]
             self._take()
             if self._wake in ready:
                 os.read(self._wake, 4096)
             self._reap()
-            for pid, running in self._running.items():
-                if ready.get(running.connection, 0) & _FRONT_GONE and not running.kill_at:
+            for pid in lost:
+                running = self._running.get(pid)
+                if running is not None and not running.kill_at:
                     self._end(pid, running)
             self._kill_late()
             if self._serving and (self._lifeline in ready or self._is_idle()):
                 self._stop_serving()
-            if self._serving and self._spare is None:
-                waited_for = self._listener.fileno() in ready
+            if self._serving and len(self._spares) < self._wanted:
+                waited_for = self._listener.fileno() in ready and not self._spares
                 if waited_for or time.monotonic() >= self._spare_at:
                     self._fork_spare(rehearsed=not waited_for)
 
@@ -120,12 +126,12 @@ class Server:
             poll.register(self._lifeline, select.POLLIN)
             if self._idle_s is not None and not self._running:
                 due.append(self._busy_at + self._idle_s)
-            if self._spare is None:
+            if len(self._spares) < self._wanted:
                 due.append(self._spare_at)
-                if self._hurries:
-                    poll.register(self._listener, select.POLLIN)
-        if self._spare is not None:
-            poll.register(self._spare.channel.fileno(), select.POLLIN)
+            if not self._spares and self._hurries:
+                poll.register(self._listener, select.POLLIN)
+        for spare in self._spares:
+            poll.register(spare.channel.fileno(), select.POLLIN)
         for running in self._running.values():
             if running.kill_at:
                 due.append(running.kill_at)
@@ -149,7 +155,7 @@ class Server:
             rehearse = self._rehearse if rehearsed else None
             serve_one(self._listener, its, self._root, rehearse, self._command, self._admit)
         its.close()
-        self._spare = _Spare(pid, mine)
+        self._spares.append(_Spare(pid, mine))
 
     def _close_inherited(self, channel: socket) -> None:
         """In the child: close what is its parent's, so that a front sees its own child's end."""
@@ -159,22 +165,25 @@ class Server:
         for running in self._running.values():
             os.close(running.connection)
         self._running.clear()
+        for spare in self._spares:
+            spare.channel.close()
+        self._spares.clear()
 
     def _take(self) -> None:
-        """Enter the command that the spare has taken, if it has."""
-        spare = self._spare
-        if spare is None:
-            return
-        try:
-            data, fds = wire.receive(spare.channel, len(TAKEN))
-        except BlockingIOError:
-            return
-        spare.channel.close()
-        self._spare = None
-        self._hurries = data == TAKEN
-        self._spare_at = time.monotonic() + (_LULL_S if self._hurries else _PAUSE_S)
-        if fds:
-            self._running[spare.pid] = _Running(fds[0])
+        """Enter the commands that spares have taken, if they have."""
+        for spare in list(self._spares):
+            try:
+                data, fds = wire.receive(spare.channel, len(TAKEN))
+            except BlockingIOError:
+                continue
+            spare.channel.close()
+            self._hurries = data == TAKEN
+            if not self._hurries or len(self._spares) == self._wanted:
+                # a command that follows the first does not put the next spare off again
+                self._spare_at = time.monotonic() + (_LULL_S if self._hurries else _PAUSE_S)
+            self._spares.remove(spare)
+            if fds:
+                self._running[spare.pid] = _Running(fds[0])
 
     def _reap(self) -> None:
         while True:
@@ -219,9 +228,9 @@ class Server:
         self._listener.close()
         os.close(self._lifeline)
         self._take()
-        if self._spare is not None:
-            self._spare.channel.close()
-            self._spare = None
+        for spare in self._spares:
+            spare.channel.close()
+        self._spares.clear()
 
 
 def _own_root() -> tuple[int, int, bytes]:

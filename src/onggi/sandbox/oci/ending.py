@@ -114,36 +114,37 @@ def delete(directory: Directory, *, force: bool, before: Callable[[Record], None
         FailedPrecondition: it has not ended. Conflict: another command is at it.
         NotFound: another command has removed it.
     """
-    try:
-        record = directory.read()
-    except NotFound:  # claimed, and nothing written yet: nothing is made either
-        directory.lock()
+    record = _readable(directory, force=force)
+    status = status_of(record) if record else "stopped"
+    if record and status != "stopped":
+        if not force:
+            raise FailedPrecondition(
+                f"cannot delete container {record.id} that is not stopped: {status}",
+                hint="kill it first, or use --force",
+            )
+        _kill_creator(record)
+    directory.lock(wait=force)
+    record = _readable(directory, force=force)  # whoever had the lock may have written
+    if record is None:
         directory.remove()
-        return
+    else:
+        clean(directory, record, before)
+
+
+def _readable(directory: Directory, *, force: bool) -> Record | None:
+    """The record; None: claimed, and nothing written, so nothing is made either.
+
+    Raises:
+        DataLoss: it is damaged, and nothing is forced.
+    """
+    try:
+        return directory.read()
+    except NotFound:
+        return None
     except DataLoss:
         if not force:
             raise
-        directory.remove()
-        return
-    if force:
-        _kill_creator(record)
-    else:
-        _check_ended(record)
-    directory.lock(wait=force)
-    if not force:
-        _check_ended(record)  # again: a start may have had the lock
-    clean(directory, record, before)
-
-
-def _check_ended(record: Record) -> None:
-    """Raises: FailedPrecondition: something runs."""
-    status = status_of(record)
-    # One that was never started has nothing to lose: containerd's shim counts on it, as on runc.
-    if status not in ("stopped", "created"):
-        raise FailedPrecondition(
-            f"cannot delete container {record.id} that is not stopped: {status}",
-            hint="kill it first, or use --force",
-        )
+        return None
 
 
 def _kill_creator(record: Record) -> None:
