@@ -7,7 +7,6 @@ call's meaning: `syscalls` does.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 
 from onggi.errors import InvalidArgument, SyscallError, Unsupported
@@ -34,6 +33,7 @@ _UNIFIED = {
     "mount_setattr": 442,
 }
 
+_MACHINE = os.uname().machine
 NUMBERS: dict[str, dict[str, int]] = {
     "x86_64": _UNIFIED
     | {
@@ -97,13 +97,11 @@ def failed(call: str, text: str, number: int) -> SyscallError:
     return SyscallError(call, text, number, hint=hint_for(call, text, number))
 
 
-@functools.cache
 def _number(call: str) -> int:
-    machine = os.uname().machine
     try:
-        return NUMBERS[machine][call]
+        return NUMBERS[_MACHINE][call]
     except KeyError:
-        raise Unsupported(f"{call}: no system call number is known for {machine}") from None
+        raise Unsupported(f"{call}: no system call number is known for {_MACHINE}") from None
 
 
 def _load() -> Callable[[int, tuple[Argument, ...]], tuple[int, int]]:
