@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conformance.suites import STANDS
+from .suites import STANDS
 
 PACKAGES = {
     "runtime-tools": "golang-github-opencontainers-runtime-tools",
