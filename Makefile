@@ -3,13 +3,14 @@
 # make test-cgroup2  what of it runs in a guest with cgroup v2 alone (`make test` does too)
 # make check  format, lint, types, layers, C warnings
 # make fuzz   atheris on the parsers of hostile bytes, SECONDS each (TARGETS="tar erofs": only these)
+# make conformance  runtime-tools', crun's and runc's own tests on onggi-runtime, runc and crun
 # make bench  side by side with the peers that are installed (make bench-peers installs them)
 VENV ?= .venv
 BIN = $(VENV)/bin
 PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: run test test-cgroup2 check unit fuzz bench bench-peers build packages clean
+.PHONY: run test test-cgroup2 check unit fuzz bench bench-peers conformance build packages clean
 .DELETE_ON_ERROR:
 
 run: build
@@ -44,6 +45,10 @@ bench: build
 
 bench-peers:
 	@scripts/packages bench
+
+conformance: build
+	@scripts/packages conformance
+	$(BIN)/python -m tests.conformance
 
 build: $(VENV)/.installed
 

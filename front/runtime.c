@@ -21,15 +21,18 @@ enum {
     LOWEST = 300, /* above all that keel is given */
 };
 
-/* Descriptors of ours that the application is to have cannot be handed over. */
+/* Descriptors of ours that the application is to have, or that a path of ours leads to (what a shell
+ * writes for <(command)), cannot be handed over. */
 static int keeps_descriptors(char *const *arguments) {
+    static const char *const ours[] = {"-preserve-fds", "/dev/fd/", "/dev/std", "/proc/self/",
+                                       "/proc/thread-self/"};
     const char *listened = getenv("LISTEN_FDS");
     if (listened && *listened)
         return 1;
     for (; *arguments; arguments++)
-        if (strncmp(*arguments, "--preserve-fds", 14) == 0 ||
-            strncmp(*arguments, "-preserve-fds", 13) == 0)
-            return 1;
+        for (size_t i = 0; i < sizeof ours / sizeof *ours; i++)
+            if (strstr(*arguments, ours[i]))
+                return 1;
     return 0;
 }
 

@@ -15,7 +15,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { REQUEST_BYTES = 64, PATIENCE_MS = 2000, BACKLOG = 16 };
+enum { REQUEST_BYTES = 64, PATIENCE_MS = 2000, BACKLOG = 16, TRIES = 50, PAUSE_MS = 10 };
 
 static const char SOCKET_NAME[] = "monitor.sock";
 
@@ -33,7 +33,13 @@ struct exited {
 
 enum { MAX_PASSED = 1 + MAX_SOCKETS };
 
-/* Send one packet; a full queue is waited for. `passed`: descriptors to pass. */
+/* Whether a send failed because nobody will ever receive it. */
+static bool is_gone(int number) {
+    return number == EPIPE || number == ECONNRESET || number == ENOTCONN || number == EBADF;
+}
+
+/* Send one packet; a full queue is waited for, and a kernel that lacks something just now is asked
+ * again: the peer acts on what it hears, and would wait for ever. `passed`: descriptors to pass. */
 static int send_packet(int socket, struct iovec *parts, size_t count, const int *passed,
                        size_t passed_count) {
     union {
@@ -50,11 +56,15 @@ static int send_packet(int socket, struct iovec *parts, size_t count, const int 
         control.header.cmsg_len = CMSG_LEN(bytes);
         memcpy(CMSG_DATA(&control.header), passed, bytes);
     }
-    for (;;) {
+    for (int tries = 0;;) {
         if (sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
             return 0;
-        if (errno != EAGAIN && errno != EINTR)
-            return -1;
+        if (errno != EAGAIN && errno != EINTR) {
+            if (is_gone(errno) || ++tries == TRIES)
+                return -1;
+            poll(NULL, 0, PAUSE_MS);
+            continue;
+        }
         struct pollfd room = {.fd = socket, .events = POLLOUT};
         if (poll(&room, 1, PATIENCE_MS) <= 0)
             return -1;
@@ -116,7 +126,7 @@ static void send_exited(const struct supervision *sup, int socket) {
     (void)send_packet(socket, &part, 1, NULL, 0); /* the record has it too */
 }
 
-/* Tell one peer who runs, with a pidfd. */
+/* Tell one peer who runs, with a pidfd. One that cannot be told is left: it hears that. */
 void send_started(struct supervision *sup, unsigned index) {
     struct started packet = {
         .type = KEEL_STARTED,
@@ -130,8 +140,9 @@ void send_started(struct supervision *sup, unsigned index) {
     for (unsigned i = 0; i < MAX_SOCKETS; i++)
         if (sup->sockets[i] >= 0)
             passed[count++] = sup->sockets[i];
-    if (sup->connections[index].file >= 0)
-        (void)send_packet(sup->connections[index].file, &part, 1, passed, count);
+    if (sup->connections[index].file >= 0 &&
+        send_packet(sup->connections[index].file, &part, 1, passed, count) < 0)
+        forget(sup, &sup->connections[index]);
 }
 
 /* Carry out one message. `passed` is owned. Returns true for GO. */

@@ -23,6 +23,7 @@ enum {
     GRACE_MS = 300,
     DEADLINE_MS = 2000,
     QUIET_MS = 1000,
+    DEAF_MS = 200, /* until what could not be watched is tried again */
 };
 
 #ifndef TIOCGPTPEER
@@ -31,7 +32,9 @@ enum {
 
 static struct supervision the_supervision;
 
-/* Change what the loop waits for on a descriptor; UNWATCHED takes it out of the set. */
+/* Change what the loop waits for on a descriptor; UNWATCHED takes it out of the set. What the
+ * kernel refuses the loop tries again: a monitor that does not hear of its child's end, for
+ * instance, would wait for ever. */
 void watch(struct supervision *sup, struct watched *watched, enum source source, unsigned index,
            int interest) {
     if (watched->file < 0 || sup->epoll < 0 || watched->interest == interest)
@@ -43,10 +46,12 @@ void watch(struct supervision *sup, struct watched *watched, enum source source,
         .events = (uint32_t)interest,
         .data.u64 = (uint64_t)source << 32 | index,
     };
-    if (epoll_ctl(sup->epoll, operation, watched->file, &event) < 0)
+    if (epoll_ctl(sup->epoll, operation, watched->file, &event) < 0) {
         complain("epoll_ctl", errno);
-    else
+        sup->deaf = true;
+    } else {
         watched->interest = interest;
+    }
 }
 
 /* Close a descriptor and stop waiting for it. */
@@ -178,11 +183,15 @@ static void take_streams(struct supervision *sup, const struct monitor *m) {
 }
 
 static void watch_all(struct supervision *sup) {
-    watch(sup, &sup->child, SOURCE_CHILD, 0, EPOLLIN);
+    sup->deaf = false;
+    watch(sup, &sup->child, SOURCE_CHILD, 0, sup->exited ? UNWATCHED : EPOLLIN);
     watch(sup, &sup->listener, SOURCE_LISTENER, 0, EPOLLIN);
-    watch(sup, &sup->connections[0], SOURCE_CONNECTION, 0, EPOLLIN);
+    for (unsigned index = 0; index < MAX_CONNECTIONS; index++)
+        watch(sup, &sup->connections[index], SOURCE_CONNECTION, index, EPOLLIN);
     watch_streams(sup);
     watch_clients(sup);
+    if (sup->input_start < sup->input_end)
+        watch(sup, &sup->input, SOURCE_INPUT, 0, EPOLLOUT);
 }
 
 static void kill_child(struct supervision *sup) {
@@ -208,6 +217,8 @@ static void close_sockets(struct supervision *sup) {
 }
 
 static void reap(struct supervision *sup) {
+    if (sup->exited)
+        return; /* its descriptor could not be taken out of the set yet */
     siginfo_t info = {0};
     int found;
     do
@@ -290,7 +301,12 @@ static void give_up(struct supervision *sup, bool silent) {
 static void loop(struct supervision *sup) {
     while (!sup->exited || has_output(sup) || sup->pending_clients > 0) {
         struct epoll_event event;
-        int timeout_ms = sup->exited ? GRACE_MS : sup->buffers_used ? QUIET_MS : -1;
+        if (sup->deaf)
+            watch_all(sup);
+        int timeout_ms = sup->exited         ? GRACE_MS
+                         : sup->deaf         ? DEAF_MS
+                         : sup->buffers_used ? QUIET_MS
+                                             : -1;
         int count = epoll_wait(sup->epoll, &event, 1, timeout_ms);
         if (count > 0)
             dispatch(sup, &event);

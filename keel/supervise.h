@@ -136,6 +136,7 @@ struct supervision {
     bool staged;      /* files in the run directory have temporary names */
     bool stdin_ends;  /* close stdin once what is buffered is written */
     bool buffers_used; /* more than their first pages */
+    bool deaf;         /* something is not watched that should be */
     int pidfd;
     int sockets[MAX_SOCKETS]; /* -1: absent; passed with every STARTED, never read here */
     int terminal_peer; /* a slave kept open, so that the master does not hang up before the end */

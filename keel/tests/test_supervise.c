@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -116,6 +117,7 @@ static struct task start(struct supervise_config cfg, const char *script) {
     pid_t monitor = fork();
     CHECK(monitor >= 0);
     if (monitor == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nothing */
         close(ends[0]);
         exit(monitor_main(ends[1], &cfg, script));
     }

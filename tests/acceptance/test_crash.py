@@ -18,6 +18,7 @@ import pytest
 from acceptance import wire_rig as wire
 from acceptance.rig import Onggi, alive, kill_engine, left_behind, until
 from acceptance.wire_rig import records_of
+from onggi.errors import EngineError
 from onggi.faces.cli.client import Client
 
 SEED = int(os.environ.get("ONGGI_SEED", "20261123"))
@@ -83,7 +84,8 @@ def test_twenty_containers_outlive_the_engine(own_onggi: Onggi) -> None:
 
 
 class Load(threading.Thread):
-    """One user who goes on and on: every kind of command, and never asks about the engine."""
+    """One user who goes on and on: every kind of command, and never asks about the engine. What
+    was interrupted is removed in a later round."""
 
     def __init__(self, calls: Client, number: int) -> None:
         super().__init__()
@@ -92,36 +94,59 @@ class Load(threading.Thread):
         self._ended = threading.Event()
         self.rounds = 0
         self.defects: list[str] = []
+        self._left: list[str] = []
 
     def run(self) -> None:
         while not self._ended.is_set():
             name = f"u{self._number}-{self.rounds}"
-            self._try(wire.run, "sleep", "1000", name=name)
+            network, published = f"n{self._number}", ({"container_port": 80},)
+            self._try(_call, "networks.create", name=network)
+            volume = {"kind": "volume", "target": "/data"}
+            self._try(wire.run, "sleep", "1000", name=name, ports=published, mounts=(volume,))
+            self._try(_call, "networks.connect", container=name, endpoint={"network": network})
+            self._try(_exec, name)
+            self._try(_call, "containers.update", target=name, publish=published)
+            self._try(_call, "networks.disconnect", network=network, container=name)
+            self._try(_call, "containers.stop", target=name, timeout_s=0)
             self._try(wire.start, name)
-            self._try(wire.remove, name)
             self._try(wire.run, "true", auto_remove=True)
-            self._try(self._exec, name)
+            self._left = [left for left in (*self._left, name) if not self._removed(left)]
+            self._try(_call, "networks.remove", name=network)
             self.rounds += 1
 
-    def _exec(self, calls: Client, name: str) -> None:
-        wire.run(calls, "sleep", "1000", name=f"{name}-e")
-        with calls.open("containers.exec", {"target": f"{name}-e", "command": ["true"]}) as call:
-            list(call.items())
+    def _removed(self, name: str) -> bool:
+        request = {"target": name, "force": True, "volumes": True}
+        error = self._try(_call, "containers.remove", **request)
+        return error is None or error.kind == "NotFound"
 
-    def _try(self, what: Callable[..., object], *arguments: str, **fields: object) -> None:
+    def _try(
+        self, what: Callable[..., object], *arguments: str, **fields: object
+    ) -> EngineError | None:
         error = wire.quietly(what, self._calls, *arguments, **fields)
-        expected = ("Unavailable", "NotFound", "AlreadyExists", "FailedPrecondition")
+        # A network whose container could not be removed just before is in conflict.
+        expected = ("Unavailable", "NotFound", "AlreadyExists", "FailedPrecondition", "Conflict")
         if error is not None and error.kind not in expected:
             self.defects.append(f"{error.kind}: {error}")
         # One that was killed before it was ready has not said a word; what says why is a defect.
         if "could not start: " in str(error) and "without a word" not in str(error):
             self.defects.append(str(error))
+        return error
 
     def end(self) -> None:
         self._ended.set()
         self.join()
 
 
+def _call(calls: Client, call: str, /, **fields: object) -> None:
+    calls.call(call, fields)
+
+
+def _exec(calls: Client, name: str) -> None:
+    with calls.open("containers.exec", {"target": name, "command": ["true"]}) as call:
+        list(call.items())
+
+
+@pytest.mark.timeout(120 + 5 * KILLS)
 def test_killed_at_any_instant_nothing_leaks(own_onggi: Onggi) -> None:
     onggi, calls = own_onggi, wire.client(own_onggi)
     chance = random.Random(SEED)
@@ -136,6 +161,7 @@ def test_killed_at_any_instant_nothing_leaks(own_onggi: Onggi) -> None:
             kill_engine(pid)
     for user in load:
         user.end()
+    print(f"{KILLS} kills, {sum(user.rounds for user in load)} rounds of the load")
     assert [defect for user in load for defect in user.defects] == []
     assert sum(user.rounds for user in load) > 0
 

@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.conformance import cell, report, sources
-from tests.conformance.running import Result, run_all
-from tests.conformance.suites import SUITES
+from . import cell, report, sources
+from .running import Result, run_all
+from .suites import SUITES
 
 PEERS = ("runc", "crun")
 CACHE = Path("build/conformance")

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conformance.running import Result
-from tests.conformance.suites import FAIL, PASS, SKIP
+from .running import Result
+from .suites import FAIL, PASS, SKIP
 
 OURS = "onggi-runtime"
 EXCEPTIONS = Path(__file__).with_name("exceptions.txt")

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conformance.suites import FAIL, STANDS, Case, verdict
+from .suites import FAIL, STANDS, Case, verdict
 
 CELL = Path(__file__).with_name("cell.py")
 # crun's tests use options that runc does not have.

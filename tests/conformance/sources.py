@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conformance.suites import STANDS
+from .suites import STANDS
 
 PACKAGES = {
     "runtime-tools": "golang-github-opencontainers-runtime-tools",
@@ -155,7 +155,7 @@ def _build_crun(_cache: Path, source: Path) -> None:
 
 
 def _build_runc(cache: Path, source: Path) -> None:
-    for name, more in (("recvtty", ()), ("sd-helper", ()), ("seccompagent", ("-tags", "seccomp"))):
+    for name, more in (("recvtty", ()), ("seccompagent", ("-tags", "seccomp"))):
         place = f"contrib/cmd/{name}"
         _go_build(cache, "runc", source, f"{place}/{name}", *more, f"./{place}")
     images = source / "tests/integration/testdata"

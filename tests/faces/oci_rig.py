@@ -110,7 +110,8 @@ class Runtime:
         self, *words: str, check: bool = True, globals_: Sequence[str] = (), **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """One command line. `check`: it must answer 0."""
-        options.setdefault("stdin", subprocess.DEVNULL)
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("env", self.environment)
         if "stdout" not in options:
             options["capture_output"] = True

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -334,3 +337,32 @@ def _stranger(path: str, go: int, told: int) -> None:
         os.write(told, str(error).encode())
     finally:
         os._exit(0)
+
+
+@pytest.mark.parametrize(("said", "reason"), [
+    (b"link x has no container\nonggi: no space left\n", "no space left"),
+    (b"Traceback (most recent call last):\n  ...\nKeyError: 'a'\n", "KeyError: 'a'"),
+    (b"link x has no container\n", "it ended without a word"),
+    (b"", "it ended without a word"),
+])  # fmt: skip
+def test_why_an_engine_could_not_start(
+    said: bytes, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onggi.faces.cli.spawn._spawn", lambda _: said)
+    with pytest.raises(errors.Unavailable, match=f"could not start: {re.escape(reason)} — "):
+        Client(f"{tmp_path}/none.sock", None).call("engine.status", {})
+
+
+def test_a_client_who_cannot_be_served_is_hung_up_on(
+    running: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr("onggi.faces.cli.server._Connection", full)
+    gc.disable()  # which would close what nobody does
+    try:
+        with raw(running) as sock:
+            assert sock.recv(1) == b""
+    finally:
+        gc.enable()

@@ -251,6 +251,15 @@ def test_options_may_follow_the_id(runtime: Runtime) -> None:
     assert runtime.call("state", container, check=False).returncode == 1
 
 
+def test_what_a_terminal_prints_into_a_pipe_has_no_carriage_returns(runtime: Runtime) -> None:
+    def on_a_terminal(config: dict[str, Any]) -> None:
+        config["process"]["terminal"] = True
+
+    bundle = runtime.bundle("/bin/sh", "-c", "[ -t 1 ] && echo one", change=on_a_terminal)
+    done = runtime.call("run", "-b", str(bundle), runtime.name("a"))
+    assert done.stdout == "one\n"
+
+
 def test_exec_replaces_a_variable(runtime: Runtime) -> None:
     container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
     runtime.call("start", container)

@@ -180,6 +180,12 @@ def test_descriptors_to_keep_are_the_plain_command_lines_matter(
     before = warm.plain_runs
     runtime.call("run", "--preserve-fds", "0", "-b", str(runtime.bundle()), runtime.name("p"))
     assert warm.plain_runs == before + 1
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("start", container)
+    process = json.dumps({"cwd": "/", "args": ["/bin/echo", "from a pipe"]})
+    words = ("exec", "--process", "/dev/stdin", container)
+    done = runtime.call(*words, input=process)
+    assert done.stdout == "from a pipe\n"
 
 
 @pytest.mark.parametrize(

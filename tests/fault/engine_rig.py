@@ -1,176 +1,272 @@
 """Faults in an engine's own system calls, and the machine compared with its records afterwards.
 
-strace is attached to a running engine, follows what that spawns (monitors, init), and lets one call
-fail, or kills whoever enters it. A point is a call's name and its number: of each traced process
-the one with that number is hit. ONGGI_FAULTS says how many points of each operation are tried
-(`all`: every one), ONGGI_SEED which.
+A point is a call's name, its number, and who makes it: the engine, the monitor, init, `nft` …
+(`injector.c`). ONGGI_FAULTS says how many faults of each operation are tried (`all`: every kind at
+every point), ONGGI_SEED which.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-import pytest
+from typing import Any, NamedTuple
 
 from acceptance import rig
-from acceptance.rig import Onggi, alive, until
+from acceptance import wire_rig as wire
+from acceptance.rig import Onggi, alive
+from fault.injector import KINDS, ROLES, Fault, Injector, Point
+from onggi.errors import EngineError
+from onggi.kernel.constants import PR_SET_CHILD_SUBREAPER
+from onggi.kernel.syscalls import prctl
 
-#: Calls that change something, or without which nothing can be changed.
-CALLS = (
-    "openat openat2 write writev pwrite64 mkdir mkdirat rename renameat renameat2 unlink unlinkat"
-    " rmdir ftruncate fsync fdatasync fchmod fchown chmod chown symlinkat linkat"
-    " clone clone3 vfork fork execve memfd_create pidfd_open pidfd_send_signal kill"
-    " socket socketpair bind listen connect sendto sendmsg sendmmsg setsockopt accept4"
-    " setns unshare fsopen fsconfig fsmount open_tree move_mount mount_setattr mount umount2"
-    " pivot_root fcntl dup3 pipe2"
-).split()
-ERRORS = ("EIO", "ENOSPC", "ENOMEM", "EMFILE", "EINTR")
-KINDS = ("KILL", *ERRORS)
 #: How long an engine may take until records and machine agree again.
 RECOVERY_S = 5.0
+_COMMAND_S = 30.0
+_FRONT = str(Path(sys.executable).with_name("onggi"))
+#: What a fault may leave without a parent, by name; `300` is keel before it has one.
+_ORPHANS = ("300", "nft", "guard", "onggi-guard", "sleep", "true", "busybox")
+Rows = dict[str, dict[str, Any]]
 
 
 class Operation(NamedTuple):
-    """Something a user does: what must be there before, and the command."""
+    """Something a user does: what must be there before, the command, and what is true of the
+    containers, by name, once it has answered that it succeeded. `fresh`: by an engine that has
+    made no network yet."""
 
     name: str
     before: tuple[tuple[str, ...], ...]
     command: tuple[str, ...]
+    holds: Callable[[Rows], bool]
+    fresh: bool = False
 
 
+def _is(state: str) -> Callable[[Rows], bool]:
+    return lambda rows: rows["c"]["state"] == state
+
+
+def _publishes(port: str) -> Callable[[Rows], bool]:
+    return lambda rows: any(port in text for text in rows["c"]["ports"])
+
+
+# The tests' network namespace is their own: nobody else has these ports.
 _RUNNING = ("run", "-d", "--name", "c", "-p", "18200:80", "busybox", "sleep", "600")
+_WITH_VOLUME = (*_RUNNING[:-3], "-v", "/data", *_RUNNING[-3:])
+_NETWORK = (("network", "create", "n"), _RUNNING)
+_CONNECT = ("network", "connect", "n", "c")
+#: Faults that were not survived once, tried each time.
+FOUND = {
+    "create": ("engine ioctl 1 EMFILE", "engine mkdir 2 ENOMEM", "engine openat 1 EIO"),
+    "run": ("keel:monitor epoll_ctl 1 ENOSPC",),
+    "exec": (
+        "engine sendmsg 1 ENOSPC",
+        "engine ioctl 2 EINTR",
+        "keel:monitor epoll_ctl 1 ENOSPC",
+        "keel:monitor sendmsg 1 KILL",
+    ),
+    "start": ("keel:monitor sendmsg 2 EMFILE",),
+    "stop": ("engine sendto 1 EIO",),
+    "network connect": ("engine clone3 1 ENOMEM",),
+}
 OPERATIONS = (
-    Operation("create", (), ("create", "--name", "c", "-v", "/data", "busybox", "true")),
-    Operation("run", (), (*_RUNNING[:-3], "-v", "/data", *_RUNNING[-3:])),
-    Operation("run --rm", (), ("run", "--rm", "busybox", "true")),
-    Operation("start", (("create", *_RUNNING[2:]),), ("start", "c")),
-    Operation("exec", (_RUNNING,), ("exec", "c", "true")),
-    Operation("stop", (_RUNNING,), ("stop", "-t", "0", "c")),
-    Operation("rm", (_RUNNING,), ("rm", "-f", "c")),
-    Operation("network connect", (("network", "create", "n"), _RUNNING),
-              ("network", "connect", "n", "c")),
-    Operation("network disconnect", (("network", "create", "n"), _RUNNING,
-              ("network", "connect", "n", "c")), ("network", "disconnect", "n", "c")),
-    Operation("publish", (_RUNNING,), ("update", "--publish", "18201:81", "c")),
+    Operation("create", (), ("create", "--name", "c", "-v", "/data", "busybox", "true"),
+              _is("created")),
+    Operation("run", (), _WITH_VOLUME, _publishes("18200")),
+    Operation("run --rm", (), ("run", "--rm", "busybox", "true"), lambda _: True),
+    Operation("start", (("create", *_RUNNING[2:]),), ("start", "c"), _publishes("18200")),
+    Operation("exec", (_RUNNING,), ("exec", "c", "true"), _is("running")),
+    Operation("stop", (_RUNNING,), ("stop", "-t", "0", "c"), _is("exited")),
+    Operation("rm", (_RUNNING,), ("rm", "-f", "c"), lambda rows: "c" not in rows),
+    Operation("network connect", _NETWORK, _CONNECT, lambda rows: "n" in rows["c"]["networks"]),
+    Operation("network disconnect", (*_NETWORK, _CONNECT), ("network", "disconnect", "n", "c"),
+              lambda rows: "n" not in rows["c"]["networks"]),
+    Operation("publish", (_RUNNING,), ("update", "--publish", "18201:81", "c"),
+              _publishes("18201")),
+    Operation("first run", (), _WITH_VOLUME, _publishes("18200"), fresh=True),
 )  # fmt: skip
 
 
-class Fault(NamedTuple):
-    """`kind`: KILL, or the errno that the call answers."""
+class Front(Onggi):
+    """Commands by the installed program, which a warm process carries out: some milliseconds."""
 
-    call: str
-    number: int
-    kind: str
-
-    @property
-    def injection(self) -> str:
-        """As strace takes it."""
-        what = "signal=KILL" if self.kind == "KILL" else f"error={self.kind}"
-        return f"inject={self.call}:{what}:when={self.number}"
+    def words(self, *arguments: str) -> list[str]:
+        return [_FRONT, "--root", str(self.root), *arguments]
 
 
-def need_strace() -> None:
-    """Skip where calls cannot be traced."""
-    if shutil.which("strace") is None:
-        pytest.skip("needs strace")
-    if subprocess.run(["strace", "-o", os.devnull, "true"], check=False).returncode:
-        pytest.skip("this host lets nobody trace (ptrace)")
+class Struck(NamedTuple):
+    """`hit`: whether the fault came to pass. `recovery_s`: from the command's end until records and
+    machine agreed. `silent`: an error came to pass, and the command succeeded nevertheless."""
+
+    hit: bool
+    recovery_s: float
+    silent: bool
 
 
-@contextlib.contextmanager
-def strace(pid: int, *words: str) -> Iterator[None]:
-    """Trace a process and what it spawns from here on; detached at the end."""
-    tracer = subprocess.Popen(
-        ["strace", "-f", *words, "-p", str(pid)], stderr=subprocess.PIPE, text=True
-    )
-    assert tracer.stderr is not None
-    try:
-        while "attached" not in (line := tracer.stderr.readline()):
-            assert line, "strace ended before it was attached"
-        yield
-    finally:
-        tracer.send_signal(signal.SIGINT)
+class Scene:
+    """One engine, and what it and the machine look like when nothing runs."""
+
+    def __init__(self, root: Path, injector: Injector, operation: Operation) -> None:
+        self.onggi = Front(root)
+        self._injector = injector
+        self._operation = operation
+        self._calls = wire.client(self.onggi)
+        self.onggi.run(*_WITH_VOLUME)  # afterwards everything is there that is made once
+        self.clean()
+        self._known = descendants().keys()
+        self._files = _files(root)
+        self._rules = _rules()
+        self._descriptors = wire.settled_descriptors(self._pid())
+
+    def points(self) -> list[Point]:
+        """What the operation calls, with nothing failing."""
+        self._prepare()
+        with self._injector.counting(self._pid()) as counts:
+            self.onggi.run(*self._operation.command)
+            self.settle()
+        self.clean()
+        return [
+            Point(role, call, number)
+            for (role, call), count in sorted(counts.items())
+            if role in ROLES
+            for number in range(1, count + 1)
+        ]
+
+    def strike(self, fault: Fault) -> Struck:
+        """Carry the operation out with one fault, and clean up.
+
+        Raises:
+            AssertionError: it was not survived, or the answer was not true.
+        """
+        self._prepare()
+        with self._injector.striking(self._pid(), fault) as hit:
+            done = self.onggi.run(*self._operation.command, check=False, timeout_s=_COMMAND_S)
+            before = time.monotonic()
+            self.settle()
+        self.settle()  # the fault may have struck the answer to the last question
+        recovery_s = time.monotonic() - before
+        silent = hit[0] and done.returncode == 0 and fault.kind != "KILL"
+        _assert_explained(done)
+        # Whose monitor or first process was killed may have started, and ended.
+        if done.returncode == 0 and not (fault.kind == "KILL" and "keel" in fault.point.role):
+            rows = {row["name"]: row for row in self._list()}
+            assert self._operation.holds(rows), f"it answered that it succeeded: {rows}"
+        self.clean()
+        pid = self._pid()  # asked once: the question is a descriptor of the engine's for a moment
+        _none(lambda: self._left(pid))
+        return Struck(hit[0], recovery_s, silent)
+
+    def abandon(self) -> None:
+        """After a fault that was not survived: end whatever runs, by force."""
+        victims = [*wire.engines(self.onggi), *self._strangers()]
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(AssertionError, EngineError, subprocess.SubprocessError):
+            self.clean()
+
+    def _prepare(self) -> None:
+        if self._operation.fresh:
+            self.onggi.run("engine", "stop")
+            self._list()
+        for words in self._operation.before:
+            self.onggi.run(*words)
+
+    def settle(self) -> None:
+        """Wait until what the engine says is what the kernel has; it is started if need be."""
+        _none(self._differences)
+
+    def clean(self) -> None:
+        """Remove everything a user can remove; nothing may be left then."""
+        for row in self._list():
+            fields = {"target": row["id"], "force": True, "volumes": True}
+            self._call("containers.remove", fields)
+        for row in self._call("networks.list", {}):
+            if row["name"] not in ("bridge", "host", "none"):
+                self._call("networks.remove", {"name": row["name"]})
+        for row in self._call("volumes.list", {}):
+            self._call("volumes.remove", {"name": row["name"]})
+        _none(lambda: rig.left_behind(self.onggi))
+
+    def _call(self, name: str, fields: dict[str, Any]) -> Any:
+        with self._calls.open(name, fields) as call:
+            call.sock.settimeout(_COMMAND_S)
+            return call.reply()
+
+    def _list(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._call("containers.list", {"all": True})
+        return rows
+
+    def _pid(self) -> int:
+        pid = wire.engine_pid(self.onggi)
+        if pid is None:
+            self._list()
+            pid = wire.engine_pid(self.onggi)
+        assert pid is not None, "an engine listens"
+        return pid
+
+    def _differences(self) -> list[str]:
         try:
-            tracer.wait(1)
-        except subprocess.TimeoutExpired:
-            tracer.kill()  # it waits for a process that its own injection has killed
-            tracer.wait()
-        tracer.stderr.close()
+            found = [
+                f"volume {row['name']} of nobody"
+                for row in self._call("volumes.list", {})
+                if row["anonymous"] and not row.get("containers")
+            ]
+            states = {row["id"]: row["state"] for row in self._list()}
+            monitors = list(self._strangers().values()).count("keel:monitor")
+            return found + differences(self.onggi, states, monitors)
+        except EngineError as error:
+            return [str(error)]
+
+    def _strangers(self) -> dict[int, str]:
+        """Processes other than engines, warm processes, guards, and those there were before."""
+        return {
+            pid: name
+            for pid, name in descendants().items()
+            if pid not in self._known and not name.startswith(("python", "onggi", "injector"))
+        }
+
+    def _left(self, pid: int) -> list[str]:
+        """What the engine and the machine have beside what they had before everything."""
+        found = sorted(_files(self.onggi.root) - self._files)
+        found += sorted(_rules() - self._rules)
+        found += [f"zombie {child}" for child in children(pid) if not alive(child)]
+        found += [f"process {name}" for name in self._strangers().values()]
+        grown = wire.descriptors(pid) - self._descriptors
+        return found + ([f"{grown} descriptors of the engine"] if grown > 0 else [])
 
 
-def points_of(onggi: Onggi, operation: Operation, trace: Path) -> dict[str, int]:
-    """How often each call is made by the process that makes it most often; nothing fails."""
-    prepare(onggi, operation)
-    with strace(onggi.engine_pid(), "-o", str(trace), "-e", f"trace={','.join(CALLS)}"):
-        onggi.run(*operation.command)
-        settle(onggi)
-    clean(onggi)
-    counts: collections.Counter[tuple[str, str]] = collections.Counter()
-    for line in trace.read_text(errors="replace").splitlines():
-        found = re.match(r"(\d+)\s+(\w+)\(", line)
-        if found:
-            counts[found[1], found[2]] += 1
-    most: dict[str, int] = {}
-    for (_, call), count in counts.items():
-        most[call] = max(most.get(call, 0), count)
-    return most
+def faults(name: str, points: list[Point], wanted: str, dice: random.Random) -> list[Fault]:
+    """All faults at all points of an operation in any order, or as many as are wanted, every kind
+    alike; those that were not survived once come last."""
+    every = [Fault(point, kind) for point in points for kind in KINDS]
+    sample = dice.sample(every, len(every) if wanted == "all" else min(int(wanted), len(every)))
+    return sample + [Fault.parse(text) for text in FOUND.get(name, ())]
 
 
-def faults(points: dict[str, int], wanted: str, dice: random.Random) -> list[Fault]:
-    """All faults at all points, or as many as are wanted, every kind alike."""
-    every = [
-        Fault(call, number, kind)
-        for call, count in sorted(points.items())
-        for number in range(1, count + 1)
-        for kind in KINDS
-    ]
-    if wanted == "all":
-        return every
-    return dice.sample(every, min(int(wanted), len(every)))
+def _none(look: Callable[[], list[str]]) -> None:
+    """Wait until nothing is found. Raises: AssertionError with what was found last."""
+    begun, pause_s, at_s = time.monotonic(), 0.005, 0.0
+    while found := look():
+        # Of the time that the look began: on a busy machine it takes a while itself.
+        assert at_s < RECOVERY_S, f"{at_s:.1f} s later still: {'; '.join(found)}"
+        time.sleep(pause_s)
+        pause_s, at_s = min(2 * pause_s, 0.05), time.monotonic() - begun
 
 
-def prepare(onggi: Onggi, operation: Operation) -> None:
-    for words in operation.before:
-        onggi.run(*words)
-
-
-def strike(onggi: Onggi, operation: Operation, fault: Fault) -> float:
-    """Carry the operation out with one fault; seconds until records and machine agreed again."""
-    prepare(onggi, operation)
-    with strace(
-        onggi.engine_pid(), "-o", os.devnull, "-e", f"trace={fault.call}", "-e", fault.injection
-    ):
-        onggi.run(*operation.command, check=False, timeout_s=30)
-    before = time.monotonic()
-    settle(onggi)
-    return time.monotonic() - before
-
-
-def settle(onggi: Onggi) -> None:
-    """Wait until what the engine says is what the kernel has; the engine is started if need be."""
-    until(lambda: not differences(onggi), lambda: "; ".join(differences(onggi)), RECOVERY_S)
-
-
-def differences(onggi: Onggi) -> list[str]:
+def differences(onggi: Onggi, states: dict[str, str], monitors: int) -> list[str]:
     """What the kernel and the disk have beside what the records name, and the other way round."""
-    states = dict(
-        line.split() for line in
-        onggi.out("ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.State}}").splitlines()
-    )  # fmt: skip
     running = {c for c, state in states.items() if state in ("running", "paused")}
     found = [f"{c} is {s}" for c, s in states.items() if s in ("starting", "removing")]
-    cgroups = {p.name for p in cgroups_of(onggi)}
+    cgroups = {Path(path).name for path in wire.cgroups(onggi)}
     tasks = {p.name for p in onggi.root.glob("run/tasks/*")}
     found += [f"cgroup of {c}" for c in cgroups ^ running]
     found += [f"task of {c}" for c in tasks ^ running]
@@ -180,56 +276,88 @@ def differences(onggi: Onggi) -> list[str]:
     known = {name[8:14] for name in veths}
     found += [f"link {n}" for n in veths if not any(c.startswith(n[8:14]) for c in running)]
     found += [f"no link of {c}" for c in running if c[:6] not in known]
-    found += [f"mount {line}" for line in mounts_of(onggi)]
-    monitors = keels_of(onggi)
-    if len(monitors) > len(running):
-        found.append(f"{len(monitors)} monitors for {len(running)} containers")
-    return found
-
-
-def cgroups_of(onggi: Onggi) -> list[Path]:
-    name = rig.instance(onggi)
-    places = [
-        *Path("/sys/fs/cgroup").glob(f"*/{name}/*"),
-        *Path("/sys/fs/cgroup").glob(f"{name}/*"),
-    ]
-    return [place for place in places if place.is_dir()]
-
-
-def mounts_of(onggi: Onggi) -> list[str]:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line.split()[4] for line in lines if str(onggi.root) in line]
-
-
-def keels_of(onggi: Onggi) -> list[int]:
-    """Monitors whose directory is in this root."""
-    found = []
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            if not comm.read_text().startswith("keel:monitor"):
-                continue
-            files = [os.readlink(fd) for fd in comm.with_name("fd").iterdir()]
-            if any(str(onggi.root) in file for file in files) and alive(int(comm.parent.name)):
-                found.append(int(comm.parent.name))
+    found += [f"mount {line.split()[4]}" for line in lines if str(onggi.root) in line]
+    if monitors > len(running):
+        found.append(f"{monitors} monitors for {len(running)} containers")
     return found
 
 
-def clean(onggi: Onggi) -> None:
-    """Remove everything a user can remove; nothing may be left then."""
-    ids = onggi.out("ps", "-aq", "--no-trunc").split()
-    if ids:
-        onggi.run("rm", "-f", "-v", *ids)
-    for name in onggi.out("network", "ls", "--format", "{{.Name}}").split():
-        if name not in ("bridge", "host", "none"):
-            onggi.run("network", "rm", name)
-    for name in onggi.out("volume", "ls", "-q").split():
-        onggi.run("volume", "rm", name)
-    until(lambda: not rig.left_behind(onggi), lambda: "; ".join(rig.left_behind(onggi)), RECOVERY_S)
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Whose parents have ended become the test's children, so that nobody is lost from sight; and
+    are collected, as the host's init would: a PID namespace ends with its last zombie."""
+    ended = threading.Event()
+
+    def collect() -> None:
+        while not ended.wait(0.02):
+            for pid in children(os.getpid()):
+                with contextlib.suppress(OSError):
+                    name = Path(f"/proc/{pid}/comm").read_text().strip()
+                    # The others are commands and injectors, for which somebody waits.
+                    if name.startswith("keel") or name in _ORPHANS:
+                        os.waitpid(pid, os.WNOHANG)
+
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    collector = threading.Thread(target=collect)
+    collector.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        collector.join()
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def abandon(onggi: Onggi) -> None:
-    """After a fault that was not survived: end whatever runs for this root, by force."""
-    with contextlib.suppress(AssertionError, subprocess.TimeoutExpired, ProcessLookupError):
-        os.kill(onggi.engine_pid(), signal.SIGKILL)
-    with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
-        clean(onggi)
+def descendants() -> dict[int, str]:
+    """Pid and name of every living process that the test has started, directly or not."""
+    found, own = {}, children(os.getpid())
+    rest = list(own)
+    while rest:
+        pid = rest.pop()
+        with contextlib.suppress(OSError):
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            if alive(pid):
+                rest += children(pid)
+                found[pid] = name
+            elif pid in own and name != "injector":  # an engine: no command runs now
+                os.waitpid(pid, os.WNOHANG)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Zombies included."""
+    lists = (f"/proc/{pid}/task/{task}/children" for task in os.listdir(f"/proc/{pid}/task"))
+    return [int(child) for path in lists for child in Path(path).read_text().split()]
+
+
+def _files(root: Path) -> set[str]:
+    """Every path below the root, but those that come and go with an engine."""
+    skipped = ("-wal", "-shm", ".sock", ".log", ".lock")
+    found = set()
+    for place, directories, files in os.walk(root):
+        if place.endswith("image/layers"):
+            directories.clear()  # no operation makes any
+        found |= {f"{place}/{name}" for name in directories + files if not name.endswith(skipped)}
+    return found
+
+
+def _rules() -> set[str]:
+    """Lines of every set and map of the test's network namespace."""
+    words = ["nft", "-j", "list", "ruleset"]
+    listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    found = set()
+    for item in json.loads(listed)["nftables"]:
+        for kind in ("set", "map"):
+            for element in item.get(kind, {}).get("elem", ()):
+                found.add(f"{item[kind]['name']} has {json.dumps(element)}")
+    return found
+
+
+def _assert_explained(done: subprocess.CompletedProcess[str]) -> None:
+    """A failure is told in one line, with a hint or without."""
+    assert "Traceback" not in done.stderr, done.stderr
+    assert not re.search(r"[A-Z]\w+Error\b", done.stderr), done.stderr
+    assert done.returncode >= 0, f"killed by {-done.returncode}"
+    if done.returncode:
+        assert done.stderr.startswith("onggi: "), f"{done.returncode}: {done.stderr!r}"

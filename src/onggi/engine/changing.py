@@ -20,7 +20,7 @@ from onggi.engine.names import check_name
 from onggi.engine.records import ContainerRecord
 from onggi.engine.resources import check_host, compose_resources
 from onggi.engine.restarts import check_restart
-from onggi.errors import AlreadyExists, EngineError, FailedPrecondition, InvalidArgument
+from onggi.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from onggi.kernel.cgroups.cpuset import online
 from onggi.kernel.cgroups.undo import Undo
 from onggi.specs.runtime import Linux, Resources, encode_config, parse_config
@@ -98,7 +98,7 @@ class Changing:
             record = core.publishing.change(
                 core.records.containers[container_id], request.publish, request.unpublish
             )
-        except EngineError:
+        except BaseException:
             await asyncio.to_thread(core.cgroup(container_id).restore, undo)
             raise
         return msgspec.structs.replace(spec, ports=record.spec.ports)

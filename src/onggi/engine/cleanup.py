@@ -40,10 +40,13 @@ def begin_removal(core: Core, record: ContainerRecord, *, volumes: bool = True) 
     record = msgspec.structs.replace(
         record, state="removing", name="", former_name=record.name or record.former_name, volumes=()
     )
+    made = core.records.containers[record.id].volumes
     if volumes:
         used = core.volumes_in_use(but=record.id)
-        made = core.records.containers[record.id].volumes
         record = msgspec.structs.replace(record, volumes=tuple(v for v in made if v not in used))
+    for name in made:
+        if name not in record.volumes:
+            core.records.leave_volume(name)
     core.records.update_container(record)
     for name in record.volumes:
         core.records.delete_volume(name)
@@ -56,8 +59,11 @@ async def clean_container(core: Core, record: ContainerRecord) -> None:
     await clean_run(core, record)
     await asyncio.to_thread(_remove_files, core, record)
     for name in record.volumes:
-        await asyncio.to_thread(shutil.rmtree, f"{core.places.volumes}/{name}", True)
+        with contextlib.suppress(FileNotFoundError):
+            core.removed_volumes.take(f"{core.places.volumes}/{name}")
         core.records.delete_volume(name)
+    if record.volumes:
+        await asyncio.to_thread(core.removed_volumes.sweep)
     core.records.delete_container(record.id)
     core.locks.pop(record.id, None)
     core.gone.setdefault(record.id, asyncio.Event()).set()

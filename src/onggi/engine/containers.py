@@ -41,7 +41,7 @@ from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
 from onggi.engine.volume_content import fill
 from onggi.engine.volumes import Volumes
-from onggi.errors import Conflict, EngineError, FailedPrecondition, NotFound
+from onggi.errors import Conflict, FailedPrecondition, NotFound
 from onggi.image.images import Image
 from onggi.image.platforms import check_platform
 from onggi.image.prune import touch
@@ -91,7 +91,7 @@ class Containers:
         check_host(spec.resources, *online())
         spec = msgspec.structs.replace(spec, devices=with_directories(spec.devices))
         spec = with_image_health(with_image(spec, image.config.config), image.config.config)
-        mounts, made = self._volumes.for_container(spec, image.config.config)
+        mounts, made = self._volumes.for_container(container_id, spec, image.config.config)
         try:
             for path, target in self._volumes.to_fill(mounts):
                 lowers = core.images.snapshots.lowers(image.chain_ids)
@@ -110,10 +110,10 @@ class Containers:
             try:
                 record = self._runs.begin(record, image) if starting else record
                 core.records.insert_container(record)
-            except EngineError:
+            except BaseException:
                 self._runs.give_back(record)
                 raise
-        except EngineError:
+        except BaseException:
             self._volumes.discard(made)
             raise
         core.tell(record, "create")

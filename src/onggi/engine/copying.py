@@ -26,6 +26,7 @@ from onggi.image.durable import write_all
 from onggi.image.tar_reader import Entry
 from onggi.image.tree_pack import pack
 from onggi.image.tree_unpack import Rules, unpack
+from onggi.kernel import threads
 from onggi.kernel.syscalls import set_filesystem_ids
 
 _CHUNK_BYTES = 1 << 18
@@ -171,5 +172,5 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
             error = raised
         loop.call_soon_threadsafe(settle, value, error)
 
-    threading.Thread(target=run, name="copying", daemon=True).start()
+    threads.start(threading.Thread(target=run, name="copying", daemon=True))
     return await done

@@ -21,6 +21,7 @@ from onggi.engine.settings import Settings
 from onggi.engine.tasks import Task
 from onggi.errors import Unavailable
 from onggi.image.images import ImageStore
+from onggi.image.trash import Trash
 from onggi.kernel.cgroups.driver import Cgroup
 from onggi.kernel.processes import boot_id
 from onggi.runtime.host import HostFacts
@@ -55,6 +56,8 @@ class Core:
         self.images = images
         self.keel = keel
         self.events = Events()
+        #: Where volumes go at once that are removed, until they are deleted.
+        self.removed_volumes = Trash(self.places.removed_volumes)
         self.ranges = IdRanges(host.uid_pool, layout.instance)
         self.loop = asyncio.get_running_loop()
         self.started_ns = time.time_ns()

@@ -16,7 +16,7 @@ import msgspec
 from onggi.engine.api.spec import EndpointSpec
 from onggi.engine.fabric import Fabric, unplug
 from onggi.engine.records import ContainerRecord, EndpointRecord, NetworkRecord, Records
-from onggi.errors import Conflict, EngineError, InvalidArgument, NotFound
+from onggi.errors import Conflict, InvalidArgument, NotFound
 from onggi.network.values import Attachment
 from onggi.runtime.request import LinkSetup
 
@@ -68,7 +68,7 @@ class Endpoints:
                 if any(other.network_id == network.id for other in found):
                     raise InvalidArgument(f"network {network.name} is named twice")
                 found.append(self.place(network, place, container_id, index))
-        except EngineError:
+        except BaseException:
             self.give_back(container_id, tuple(found), forever=True)
             raise
         return tuple(found)
@@ -164,7 +164,7 @@ class Endpoints:
         places = []
         try:
             places = [self.lease_place(place, record.id) for place in record.endpoints]
-        except EngineError:
+        except BaseException:
             self.give_back(record.id, record.endpoints)
             raise
         return msgspec.structs.replace(record, endpoints=tuple(places))

@@ -145,6 +145,7 @@ class Execs:
                 ),
             )
             os.mkdir(run_dir, 0o700)
+            task: Task | None = None
             try:
                 borrowed = (main.pidfd,) if v2 is None else (main.pidfd, v2)
                 task = Task(Monitor.spawn(core.keel, plan, borrowed), core.loop)
@@ -157,6 +158,8 @@ class Execs:
                 if isinstance(outcome, Failed):
                     raise await _failure(record, main, outcome, plan)
             except BaseException:
+                if task is not None:
+                    task.abandon()
                 remove_task_directory(run_dir)
                 raise
         core.tasks[session] = task

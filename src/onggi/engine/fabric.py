@@ -232,7 +232,7 @@ class Fabric:
             for publication in filter(self._by_proxy, wanted):
                 self.proxy.open(publication)
                 opened.append(publication)
-        except EngineError:
+        except BaseException:
             for publication in opened:
                 self.proxy.close(publication)
             if firewall is not None:
@@ -243,12 +243,13 @@ class Fabric:
     def unpublish(self, publications: Iterable[Publication]) -> None:
         """Take publications back; those that are not there are no error."""
         gone = [p for p in publications if p in self._published]
-        for publication in gone:
-            del self._published[publication]
-            if self._by_proxy(publication):
-                self.proxy.close(publication)
         if self._firewall is not None:
             self._firewall.unpublish([p for p in gone if not self._by_proxy(p)])
+        for publication in gone:
+            if self._by_proxy(publication):
+                self.proxy.close(publication)
+            # Last: what could not be taken back is found again.
+            del self._published[publication]
 
     # -- the whole ---------------------------------------------------------------------------
 

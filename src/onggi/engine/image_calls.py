@@ -32,7 +32,7 @@ from onggi.engine.prepare import layers_of
 from onggi.engine.records import ContainerRecord
 from onggi.engine.store_calls import collect_later, settle
 from onggi.engine.watching import watch
-from onggi.errors import Conflict, EngineError, InvalidArgument
+from onggi.errors import Conflict, InvalidArgument
 from onggi.image import archive
 from onggi.image.changes import apply_changes
 from onggi.image.durable import write_all
@@ -174,7 +174,7 @@ class ImageCalls:
         try:
             images.unpack(image)
             return images.tag(image.id, reference) if reference else image
-        except EngineError:
+        except BaseException:
             images.remove(image.id, in_use=self._core.layers_in_use(), force=True)
             raise
 

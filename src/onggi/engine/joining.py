@@ -15,7 +15,7 @@ from onggi.engine.core import Core
 from onggi.engine.fabric import plug, unplug
 from onggi.engine.records import ContainerRecord, EndpointRecord
 from onggi.engine.tasks import Task
-from onggi.errors import EngineError, FailedPrecondition
+from onggi.errors import FailedPrecondition
 from onggi.kernel.descriptors import Descriptor
 
 
@@ -34,7 +34,7 @@ async def join(
         place = core.endpoints.lease_place(place, record.id)
         changed = _store(core, record, (*record.endpoints, place))
         await _connect(core, changed, place, task)
-    except EngineError:
+    except BaseException:
         core.endpoints.give_back(record.id, (place,), forever=True)
         _store(core, record, record.endpoints)
         raise

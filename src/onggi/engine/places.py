@@ -13,6 +13,8 @@ class Places:
     def __init__(self, layout: Layout) -> None:
         self.containers = f"{layout.data}/containers"
         self.volumes = f"{layout.data}/volumes"
+        #: On their file system, so that one rename takes one away; no name begins with a dot.
+        self.removed_volumes = f"{layout.data}/volumes/.removed"
         self.images = f"{layout.data}/image"
         self.records = f"{layout.data}/records.sqlite"
         self.tasks = f"{layout.run}/tasks"

@@ -6,6 +6,8 @@ that leads out (`Endpoints.way_out`); a container without one publishes nothing.
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
 from onggi.engine.api.changes import PortRow
@@ -49,7 +51,7 @@ class Publishing:
             for port in wanted:
                 number = self._fabric.held.hold(port.protocol, port.host_address, port.host_port)
                 held.append(msgspec.structs.replace(port, host_port=number))
-        except EngineError:
+        except BaseException:
             self._let_go(tuple(held))
             raise
         return tuple(held)
@@ -69,10 +71,11 @@ class Publishing:
 
     def close(self, record: ContainerRecord) -> None:
         """Take everything back that a run published."""
-        held = self._held.pop(record.id, record.ports)
+        held = self._held.get(record.id, record.ports)
         if held:
             self._fabric.unpublish(self.publications(record, held))
             self._let_go(held)
+        self._held.pop(record.id, None)
 
     def keep(self, record: ContainerRecord) -> tuple[Publication, ...]:
         """After a start of the engine: hold a running container's ports again, and name them."""
@@ -128,10 +131,12 @@ class Publishing:
             new = self._hold(add)
             try:
                 self._fabric.publish(self.publications(record, new))
-            except EngineError:
+                self._fabric.unpublish(self.publications(record, going))
+            except BaseException:
+                with contextlib.suppress(EngineError):
+                    self._fabric.unpublish(self.publications(record, new))
                 self._let_go(new)
                 raise
-            self._fabric.unpublish(self.publications(record, going))
             self._let_go(going)
             kept = tuple(p for p in record.ports if p not in going) + new
             self._held[record.id] = kept

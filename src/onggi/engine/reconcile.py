@@ -23,6 +23,7 @@ from onggi.engine.prepare import EXIT_RECORD
 from onggi.engine.records import LIVING, ContainerRecord
 from onggi.engine.runs import Runs
 from onggi.engine.tasks import Task
+from onggi.engine.volumes import finish_volumes
 from onggi.errors import EngineError
 from onggi.sandbox.messages import Exited, Started
 from onggi.sandbox.monitor import Monitor
@@ -191,9 +192,7 @@ async def _remove_strangers(core: Core) -> None:
     in_use = frozenset(c for r in core.records.containers.values() for c in r.chain_ids)
     with _told("snapshots"):
         await asyncio.to_thread(_remove_snapshots, core, frozenset(known), in_use)
-    for name in _names(core.places.volumes):
-        if name not in core.records.volumes:
-            log.warning("volume directory %s has no record; it is kept", name)
+    await finish_volumes(core)
 
 
 @contextmanager

@@ -109,13 +109,16 @@ class NetworkRecord(Struct, frozen=True):
 
 
 class VolumeRecord(Struct, frozen=True):
-    """`options`: as its maker gave them; with `device` its files are in that directory."""
+    """`options`: as its maker gave them; with `device` its files are in that directory.
+    `made_for`: the container that an anonymous one was made for, until that leaves it behind;
+    without such a container it has been made in vain."""
 
     name: str
     created_ns: int
     labels: dict[str, str] = {}
     anonymous: bool = False
     options: dict[str, str] = {}
+    made_for: str = ""
 
 
 _HINT = "restore it from a copy, or move it away: the engine then starts without its containers"
@@ -256,6 +259,14 @@ class Records:
         self._catch_up()
         self._execute("INSERT OR REPLACE INTO volumes VALUES (?, ?)", (record.name, blob))
         self.volumes[record.name] = record
+
+    def leave_volume(self, name: str) -> None:
+        """Note that a container leaves an anonymous volume behind; there may be none."""
+        record = self.volumes.get(name)
+        if record is not None:
+            self.volumes[name] = record = msgspec.structs.replace(record, made_for="")
+            blob = self._encode(record)
+            self._note("UPDATE volumes SET record=?2 WHERE name=?1", (name, blob))
 
     def delete_volume(self, name: str) -> None:
         """Forget a volume."""

@@ -69,10 +69,10 @@ class Runs:
             record = core.publishing.lease(record, image.config.config)
             try:
                 id_base = core.ranges.lend(record.id) if own else None
-            except EngineError:
+            except BaseException:
                 core.publishing.close(record)
                 raise
-        except EngineError:
+        except BaseException:
             core.endpoints.give_back(record.id, record.endpoints)
             raise
         return msgspec.structs.replace(

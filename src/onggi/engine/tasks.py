@@ -30,7 +30,13 @@ class Task:
         self._sockets: tuple[int, ...] = ()
         self._loop = loop
         self._closed = False
-        loop.add_reader(monitor.fileno(), self._readable)
+        try:
+            loop.add_reader(monitor.fileno(), self._readable)
+        except OSError:
+            self._closed = True
+            monitor.close()
+            self._reap(attempt=0)
+            raise
 
     def _readable(self) -> None:
         while not self._closed:

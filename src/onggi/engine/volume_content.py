@@ -17,6 +17,7 @@ from onggi.image.durable import delete_tree
 from onggi.image.merged import MergedView
 
 _CHUNK_BYTES = 1 << 20
+_FILLING = ".filling-"
 
 
 def is_empty(volume: str) -> bool:
@@ -48,7 +49,7 @@ def fill(volume: str, layers: Sequence[str], target: str) -> None:
                 (node for part in ([first], nodes) for node in part), tar.write, whiteouts=False
             )
             tar.seek(0)
-            staging = tempfile.mkdtemp(prefix=".filling-", dir=parent)
+            staging = tempfile.mkdtemp(prefix=_FILLING, dir=parent)
             fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 apply_layer(iter(lambda: tar.read(_CHUNK_BYTES), b""), fd)
@@ -59,6 +60,17 @@ def fill(volume: str, layers: Sequence[str], target: str) -> None:
             finally:
                 os.close(fd)
                 _remove(parent, os.path.basename(staging))
+
+
+def drop_filling(place: str) -> None:
+    """Delete what a crash of `fill` left beside a volume, in the directory `place`.
+
+    Raises:
+        EngineError, OSError: it cannot be deleted.
+    """
+    for name in os.listdir(place):
+        if name.startswith(_FILLING):
+            _remove(place, name)
 
 
 def _remove(parent: str, name: str) -> None:

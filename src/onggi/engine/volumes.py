@@ -7,8 +7,9 @@ those that the container sees (idmapped mounts).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,11 +30,13 @@ from onggi.engine.core import Core
 from onggi.engine.filters import Filters
 from onggi.engine.names import check_name, new_id
 from onggi.engine.records import VolumeRecord
-from onggi.engine.volume_content import is_empty
+from onggi.engine.volume_content import drop_filling, is_empty
 from onggi.engine.volume_options import as_mounted, check_options
 from onggi.errors import Conflict, EngineError, InvalidArgument, NotFound, from_os_error
 from onggi.image.trees import measure
 from onggi.specs.image import ContainerConfig
+
+log = logging.getLogger(__name__)
 
 
 class Volumes:
@@ -50,11 +53,13 @@ class Volumes:
         """
         return self._summary(self._named(request.name, request.labels, request.options))
 
-    def _named(self, name: str, labels: dict[str, str], options: dict[str, str]) -> VolumeRecord:
+    def _named(
+        self, name: str, labels: dict[str, str], options: dict[str, str], made_for: str = ""
+    ) -> VolumeRecord:
         """The volume of a name, made where there is none; without a name always a new one."""
         existing = self._core.records.volumes.get(name)
         if existing is None:
-            return self._make(name, labels, options)
+            return self._make(name, labels, options, made_for)
         if options and options != existing.options:
             raise Conflict(
                 f"volume {name} exists, with other options",
@@ -62,7 +67,9 @@ class Volumes:
             )
         return existing
 
-    def _make(self, name: str, labels: dict[str, str], options: dict[str, str]) -> VolumeRecord:
+    def _make(
+        self, name: str, labels: dict[str, str], options: dict[str, str], made_for: str
+    ) -> VolumeRecord:
         """The record first, then the directory: a crash between leaves a volume that is empty."""
         check_options(options)
         record = VolumeRecord(
@@ -71,19 +78,20 @@ class Volumes:
             labels=labels,
             anonymous=not name,
             options=options,
+            made_for="" if name else made_for,
         )
         name = record.name
         self._core.records.put_volume(record)
         try:
             os.makedirs(self._core.places.volume(name), mode=0o755, exist_ok=True)
         except OSError as error:
-            self._core.records.delete_volume(name)
+            self.discard((name,))
             raise from_os_error(error, f"making volume {name}") from None
         self._core.events.publish("volume", "create", name)
         return record
 
     def for_container(
-        self, spec: ContainerSpec, image: ContainerConfig | None
+        self, container_id: str, spec: ContainerSpec, image: ContainerConfig | None
     ) -> tuple[tuple[MountSpec, ...], tuple[str, ...]]:
         """The mounts with every volume named and made, and the names of anonymous ones.
 
@@ -101,8 +109,8 @@ class Volumes:
         mounts += [mount for target, mount in further.items() if target not in asked]
         made: list[str] = []
         try:
-            found = tuple(self._mount(mount, made) for mount in mounts)
-        except EngineError:
+            found = tuple(self._mount(mount, made, container_id) for mount in mounts)
+        except BaseException:
             self.discard(tuple(made))
             raise
         return found, tuple(made)
@@ -120,13 +128,13 @@ class Volumes:
                         chown=False,
                     )
 
-    def _mount(self, mount: MountSpec, made: list[str]) -> MountSpec:
+    def _mount(self, mount: MountSpec, made: list[str], container_id: str) -> MountSpec:
         """The mount with its volume named and there; an anonymous one's name goes to `made`."""
         if mount.kind == "bind":
             self._check_bind(mount)
         if mount.kind != "volume":
             return mount
-        record = self._named(mount.source, mount.labels, mount.driver_options)
+        record = self._named(mount.source, mount.labels, mount.driver_options, container_id)
         if not mount.source:
             made.append(record.name)
         return as_mounted(msgspec.structs.replace(mount, source=record.name), record.options)
@@ -158,7 +166,8 @@ class Volumes:
     def discard(self, names: tuple[str, ...]) -> None:
         """Remove anonymous volumes of a container that was not made after all."""
         for name in names:
-            shutil.rmtree(f"{self._core.places.volumes}/{name}", ignore_errors=True)
+            with contextlib.suppress(EngineError, OSError):  # the next sweep tries again
+                self._core.removed_volumes.take(f"{self._core.places.volumes}/{name}")()
             self._core.records.delete_volume(name)
 
     async def list_volumes(
@@ -202,8 +211,7 @@ class Volumes:
                 f"volume {row.name} is used by {', '.join(row.containers)}",
                 hint="remove those containers first",
             )
-        self._core.records.delete_volume(row.name)
-        shutil.rmtree(f"{self._core.places.volumes}/{row.name}", ignore_errors=True)
+        await self._remove(row.name)
         self._core.events.publish("volume", "destroy", row.name)
         return Nothing()
 
@@ -221,12 +229,29 @@ class Volumes:
             size_bytes = await asyncio.to_thread(_size_bytes, path)
             if record.name in core.volumes_in_use():
                 continue
-            core.records.delete_volume(record.name)
-            await asyncio.to_thread(shutil.rmtree, path, True)
+            await self._remove(record.name)
             core.events.publish("volume", "destroy", record.name)
             removed.append(record.name)
             freed_bytes += size_bytes
         return SweepAnswer(removed=tuple(removed), freed_bytes=freed_bytes)
+
+    async def _remove(self, name: str) -> None:
+        """Gone with one rename; a crash after it is finished by the next engine.
+
+        Raises:
+            EngineError: it cannot be taken away; nothing has been done then.
+        """
+        core = self._core
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                core.removed_volumes.take(f"{core.places.volumes}/{name}")
+            except OSError as error:
+                raise from_os_error(error, f"removing volume {name}") from None
+        core.records.delete_volume(name)
+        try:
+            await asyncio.to_thread(core.removed_volumes.sweep)
+        except (EngineError, OSError) as error:
+            log.warning("volume %s is removed, and not all of it deleted: %s", name, error)
 
     def _find(self, name: str) -> VolumeRecord:
         record = self._core.records.volumes.get(name)
@@ -248,6 +273,37 @@ class Volumes:
             anonymous=record.anonymous,
             containers=users,
         )
+
+
+async def finish_volumes(core: Core) -> None:
+    """Go on where a crash broke off: volumes on their way out, half made, or made for a container
+    that was not made after all. What cannot be done is logged, and waits for the next engine."""
+    records = core.records
+    for record in list(records.volumes.values()):
+        try:
+            _finish(core, record)
+        except (EngineError, OSError) as error:
+            log.warning("volume %s: %s", record.name, error)
+    try:
+        await asyncio.to_thread(core.removed_volumes.sweep)
+    except (EngineError, OSError) as error:
+        log.warning("removed volumes: %s", error)
+    leaving = {v for r in records.containers.values() if r.state == "removing" for v in r.volumes}
+    for name in os.listdir(core.places.volumes):
+        if name not in records.volumes and name not in leaving and not name.startswith("."):
+            log.warning("volume directory %s has no record; it is kept", name)
+
+
+def _finish(core: Core, record: VolumeRecord) -> None:
+    path = f"{core.places.volumes}/{record.name}"
+    in_vain = record.made_for and record.made_for not in core.records.containers
+    if in_vain and os.path.lexists(path):
+        core.removed_volumes.take(path)
+    if in_vain or (core.removed_volumes.has(path) and not os.path.lexists(path)):
+        core.records.delete_volume(record.name)
+        return
+    os.makedirs(core.places.volume(record.name), mode=0o755, exist_ok=True)
+    drop_filling(path)
 
 
 def _size_bytes(path: str) -> int:

@@ -16,6 +16,7 @@ import os
 import threading
 
 from onggi.image.layer_record import confirm_record
+from onggi.kernel import threads
 from onggi.kernel.syscalls import syncfs
 
 
@@ -28,13 +29,18 @@ class LayerSync:
         self._thread: threading.Thread | None = None
 
     def add(self, place: str, chain_id: str) -> None:
-        """Have the layer in the directory `place` synced soon. Raises: OSError: it is not there."""
+        """Have the layer in the directory `place` synced soon.
+
+        Raises:
+            OSError: it is not there. ResourceExhausted: there is no thread; the next one takes it.
+        """
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with self._lock:
             self._waiting.append((fd, chain_id))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="layer-sync")
-                self._thread.start()
+                thread = threading.Thread(target=self._work, daemon=True, name="layer-sync")
+                threads.start(thread)
+                self._thread = thread
 
     def wait(self) -> None:
         """Until nothing is waiting."""

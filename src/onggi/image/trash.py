@@ -22,7 +22,7 @@ class Trash:
 
     def take(self, path: str) -> Callable[[], None]:
         """Take `path` away by one rename; the answer, called, deletes it. Raises: OSError."""
-        name = unique_name(os.path.basename(path)[:64] + ".")
+        name = unique_name(_prefix(path))
         os.rename(path, os.path.join(self._path, name))
 
         def delete() -> None:
@@ -30,6 +30,10 @@ class Trash:
                 self._delete(name)
 
         return delete
+
+    def has(self, path: str) -> bool:
+        """Whether something of this name was taken and is not yet deleted. Raises: OSError."""
+        return any(name.startswith(_prefix(path)) for name in os.listdir(self._path))
 
     def sweep(self) -> None:
         """Delete all that is here. Raises: EngineError after trying all."""
@@ -49,3 +53,7 @@ class Trash:
             delete_tree(fd, name)
         finally:
             os.close(fd)
+
+
+def _prefix(path: str) -> str:
+    return os.path.basename(path)[:64] + "."

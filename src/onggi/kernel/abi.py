@@ -33,6 +33,7 @@ _UNIFIED = {
     "mount_setattr": 442,
 }
 
+_MACHINE = os.uname().machine
 NUMBERS: dict[str, dict[str, int]] = {
     "x86_64": _UNIFIED
     | {
@@ -96,19 +97,11 @@ def failed(call: str, text: str, number: int) -> SyscallError:
     return SyscallError(call, text, number, hint=hint_for(call, text, number))
 
 
-_known: dict[str, int] = {}
-
-
 def _number(call: str) -> int:
-    known = _known.get(call)  # functools' cache costs 2 ms to import
-    if known is not None:
-        return known
-    machine = os.uname().machine
     try:
-        _known[call] = NUMBERS[machine][call]
-        return _known[call]
+        return NUMBERS[_MACHINE][call]
     except KeyError:
-        raise Unsupported(f"{call}: no system call number is known for {machine}") from None
+        raise Unsupported(f"{call}: no system call number is known for {_MACHINE}") from None
 
 
 def _load() -> Callable[[int, tuple[Argument, ...]], tuple[int, int]]:

@@ -172,9 +172,15 @@ class Firewall:
             SyscallError: the kernel refused.
         """
         gone = [p for p in publications if _leave(self._published, p)]
-        if gone:
+        if not gone:
+            return
+        try:
             self._exchange([e for p in gone for e in elements.of_publication(p)], [])
-            self._forget(flows_through(gone))
+        except SyscallError:
+            for publication in gone:  # still there, and to be taken back again
+                _enter(self._published, publication)
+            raise
+        self._forget(flows_through(gone))
 
     # -- what is really there ----------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import socket
 import threading
 
 from onggi.errors import SyscallError
+from onggi.kernel import threads
 from onggi.kernel.constants import CLONE_NEWNET
 from onggi.kernel.syscalls import setns
 from onggi.network.netlink import NETLINK_ROUTE, Netlink
@@ -30,6 +31,7 @@ def call_in(netns_fd: int, function: Callable[[], T]) -> T:
 
     Raises:
         SyscallError: the descriptor is no network namespace, or not ours to enter.
+        ResourceExhausted: there is no thread.
     """
     results: list[T] = []
     failures: list[BaseException] = []
@@ -43,7 +45,7 @@ def call_in(netns_fd: int, function: Callable[[], T]) -> T:
 
     # The thread ends inside: a namespace is a thread's own, and nothing can fail on the way back.
     thread = threading.Thread(target=run, name="netns", daemon=True)
-    thread.start()
+    threads.start(thread)
     thread.join()
     if failures:
         raise failures[0]

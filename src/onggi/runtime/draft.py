@@ -27,7 +27,7 @@ class Draft:
         self.linux = config.linux or Linux()
         self.host = host
         self.request = request
-        self.namespaces = Namespaces.of(self.linux)
+        self.namespaces = Namespaces.of(self.linux, of_host=not host.unprivileged)
         self.trees: list[OpenTree | OpenPeerTree] = []
         self.idmaps: list[IdmapTree] = []
         self.inside: list[Step] = []

@@ -21,17 +21,22 @@ _MADE_APART = frozenset({"cgroup", "time"})
 
 
 class Namespaces(Struct, frozen=True):
-    """`new`: types made for this container. `joined`: (type, path) in the configuration's order."""
+    """`new`: types made for this container. `joined`: (type, path) in the configuration's order.
+
+    `of_host`: the others are the host's own, not those around a user namespace that we are in.
+    """
 
     new: frozenset[str]
     joined: tuple[tuple[str, str], ...]
+    of_host: bool = True
 
     @classmethod
-    def of(cls, linux: Linux) -> Namespaces:
+    def of(cls, linux: Linux, *, of_host: bool = True) -> Namespaces:
         """The namespaces that a valid configuration asks for."""
         return cls(
             frozenset(n.type for n in linux.namespaces if not n.path),
             tuple((n.type, n.path) for n in linux.namespaces if n.path),
+            of_host,
         )
 
     def joins(self, kind: str) -> bool:
@@ -57,7 +62,7 @@ class Namespaces(Struct, frozen=True):
         """
         if "user" in self.new:
             return kind in self.new
-        return self.has(kind) or not self.own_users
+        return self.has(kind) or (self.of_host and not self.own_users)
 
     @property
     def flags(self) -> int:

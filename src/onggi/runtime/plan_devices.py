@@ -59,6 +59,7 @@ def _is_bind(mount: Mount) -> bool:
 def _plan_device(draft: Draft, device: Device, path: str) -> None:
     bound = (
         draft.namespaces.own_users
+        or draft.host.unprivileged
         or draft.request.bind_devices
         or draft.host.unprivileged
         or not draft.host.holds(BITS["CAP_MKNOD"])

@@ -29,7 +29,7 @@ class Monitor:
     """One monitor, from the outside. A context manager that owns the socket, not the monitor."""
 
     def __init__(self, control: socket.socket, pid: int | None) -> None:
-        control.setblocking(False)
+        """Take over a socket that does not block, and a process."""
         self._control = control
         self._closed = False
         self._told_to_go = pid is None
@@ -54,14 +54,16 @@ class Monitor:
             memfd = stack.enter_context(sealed_memfd("plan", plan.encode()))
             ours, theirs = socket_pair()
             stack.enter_context(theirs)
-            sources = [memfd, theirs.fileno(), *borrowed]
             try:
+                # All that can fail comes before the process, which somebody would have to collect.
+                ours.setblocking(False)
                 stdio = [
                     # stderr first: its source may be a number that the next ones overwrite.
                     (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                 ]
+                sources = [memfd, theirs.fileno(), *borrowed]
                 pid = spawn(keel, "monitor", sources, stdio)
             except BaseException:
                 ours.close()

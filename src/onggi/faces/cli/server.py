@@ -137,10 +137,14 @@ class Server:
             self._loop.remove_reader(self._sock.fileno())
             self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
             return
-        if not self._admits(sock):
-            sock.close()
-            return
-        _Connection(self, sock, self._loop)
+        try:
+            if self._admits(sock):
+                _Connection(self, sock, self._loop)
+                return
+        except OSError as error:
+            # A traceback may keep the socket, and its client waiting, until garbage is collected.
+            print(f"accept: {error}", file=sys.stderr, flush=True)
+        sock.close()
 
     def _accept_again(self) -> None:
         if not self._closed:
@@ -201,8 +205,8 @@ class _Connection:
         self._messenger: asyncio.Task[None] | None = None
         self._gone = False
         self._writable: asyncio.Future[None] | None = None
-        self._timer = loop.call_later(_REQUEST_TIMEOUT_S, self._drop)
         loop.add_reader(sock.fileno(), self._readable)
+        self._timer = loop.call_later(_REQUEST_TIMEOUT_S, self._drop)
         server.connections.add(self)
         # The request is mostly there already: one turn of the loop is saved.
         self._readable()

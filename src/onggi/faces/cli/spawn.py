@@ -41,10 +41,8 @@ def start_and_dial(path: str, root: str | None) -> socket:
     while time.monotonic() < deadline:
         said = _spawn(root)
         if not said.endswith((READY, BUSY)):
-            last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            last = last.removeprefix("onggi: ")
             raise Unavailable(
-                f"the engine could not start: {last or 'it ended without a word'}",
+                f"the engine could not start: {_reason(said) or 'it ended without a word'}",
                 hint="python -m onggi.faces.resident shows all that it says",
             )
         respawn = time.monotonic() + _RESPAWN_S
@@ -54,6 +52,14 @@ def start_and_dial(path: str, root: str | None) -> socket:
                 return sock
             time.sleep(_PAUSE_S)
     raise Unavailable("the engine's lock is held, but nobody listens", hint=f"look at {path}")
+
+
+def _reason(said: bytes) -> str:
+    """The engine's last words; what it had logged before somebody killed it is no reason."""
+    text = said.decode("utf-8", "replace").strip()
+    last = text.rpartition("\n")[2]
+    meant = last.startswith("onggi: ") or "Traceback (most recent call last)" in text
+    return last.removeprefix("onggi: ") if meant else ""
 
 
 def command(root: str | None) -> list[str]:

@@ -129,6 +129,10 @@ class _Streams:
         self._reads_master = terminal >= 0
 
     def __enter__(self) -> _Streams:
+        if self._master >= 0 and not os.isatty(1):
+            attributes = termios.tcgetattr(self._master)
+            attributes[1] &= ~termios.ONLCR  # who reads a pipe or file wants no carriage returns
+            termios.tcsetattr(self._master, termios.TCSANOW, attributes)
         if self._master >= 0 and os.isatty(0):
             self._saved = termios.tcgetattr(0)
             import tty  # noqa: PLC0415

@@ -100,8 +100,10 @@ def _command(before: Arguments, log: Log) -> int:
     if name not in ROOMS:
         raise InvalidArgument(f"no such command: {name}", hint="onggi-runtime help lists them")
     table, run = load(name)
-    # What follows an exec's id is a command line of its own.
-    arguments = parse({**table, "h help": SWITCH}, before.rest[1:], anywhere=name != "exec")
+    # What follows the id of these is a command line of its own.
+    arguments = parse(
+        {**table, "h help": SWITCH}, before.rest[1:], anywhere=name not in ("exec", "ps")
+    )
     if arguments.on("help"):
         from onggi.faces.oci.about import print_help  # noqa: PLC0415
 
@@ -125,9 +127,18 @@ def _root(before: Arguments) -> str:
     if given := before.text("root"):
         return os.path.abspath(given)
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.geteuid() != 0 and runtime_dir:
+    if runtime_dir and _is_ordinary_user():
         return f"{runtime_dir}/onggi-runtime"
     return "/run/onggi-runtime"
+
+
+def _is_ordinary_user() -> bool:
+    """Also one who is root in a user namespace of podman's, and has kept the own name."""
+    if os.geteuid() != 0:
+        return True
+    with open("/proc/self/uid_map", "rb", buffering=0) as file:
+        inside, outside, _ = file.read(64).split(None, 2)
+    return inside != outside and os.environ.get("USER") != "root"
 
 
 def _wants_systemd(before: Arguments) -> bool:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 from msgspec import structs
 
-from onggi.errors import InvalidArgument, SpecError, Unavailable, from_os_error
+from onggi.errors import SpecError, from_os_error
 from onggi.kernel.liveness import boot_id, own_identity
 from onggi.runtime.host import HostFacts, probe
 from onggi.runtime.plan import plan
@@ -23,6 +23,12 @@ from onggi.runtime.request import Caller, LinkSetup, StartRequest
 from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Started
 from onggi.sandbox.oci import caller, ending, hooks, limits
+from onggi.sandbox.oci.consoles import (
+    check_terminal,
+    connect_console,
+    send_terminal,
+    settle_terminal,
+)
 from onggi.sandbox.oci.home import with_home
 from onggi.sandbox.oci.offspring import Offspring
 from onggi.sandbox.oci.records import (
@@ -156,23 +162,6 @@ def read_config(path: str) -> bytes:
     if len(data) > MAX_CONFIG_BYTES:
         raise SpecError("$", f"configuration is longer than {MAX_CONFIG_BYTES} bytes")
     return data
-
-
-def check_terminal(terminal: bool, console_socket: str, *, detached: bool) -> None:
-    """Whether somebody takes the terminal that is asked for.
-
-    Raises:
-        InvalidArgument: nobody does, or there is none to take.
-    """
-    if terminal and detached and not console_socket:
-        raise InvalidArgument(
-            "cannot allocate tty if runtime will detach without setting console socket",
-            hint="use --console-socket, or set process.terminal to false",
-        )
-    if console_socket and not (terminal and detached):
-        raise InvalidArgument(
-            "cannot use console socket if runtime will not detach or allocate tty"
-        )
 
 
 def first_record(order: Order, config: Config) -> Record:
@@ -354,18 +343,6 @@ def bind_socket(directory: Directory, stack: ExitStack) -> int:
     return listener.fileno()
 
 
-def connect_console(path: str) -> socket.socket:
-    """The console socket, connected; one that is not connected if there is none."""
-    console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path:
-            console.connect(path)
-    except OSError as error:
-        console.close()
-        raise from_os_error(error, f"connect to the console socket {path}") from error
-    return console
-
-
 def _record(
     directory: Directory,
     record: Record,
@@ -383,6 +360,8 @@ def _record(
             send_terminal(console, made.terminal)
             os.close(made.terminal)
             made.terminal = -1
+        elif made.terminal >= 0:
+            settle_terminal(made.terminal)
         if order.pid_file:
             write_whole(None, order.pid_file, str(record.pid).encode(), 0o644)
         offspring.recorded()
@@ -392,15 +371,3 @@ def _record(
                 os.close(fd)
         raise
     return made
-
-
-def send_terminal(console: socket.socket, terminal: int) -> None:
-    """Pass a terminal's master to whoever listens at the console socket.
-
-    Raises:
-        Unavailable: nobody takes it.
-    """
-    try:
-        socket.send_fds(console, [b"/dev/ptmx"], [terminal])
-    except OSError as error:
-        raise Unavailable(f"nobody takes the terminal: {os.strerror(error.errno or 0)}") from error

@@ -14,11 +14,14 @@ from onggi.runtime.host import probe
 from onggi.runtime.plan import plan_exec
 from onggi.runtime.request import Caller, ExecRequest
 from onggi.sandbox.oci import caller
-from onggi.sandbox.oci.creation import (
-    Slots,
+from onggi.sandbox.oci.consoles import (
     check_terminal,
     connect_console,
     send_terminal,
+    settle_terminal,
+)
+from onggi.sandbox.oci.creation import (
+    Slots,
     with_listen_fds,
 )
 from onggi.sandbox.oci.ending import cgroup_of, open_process
@@ -119,6 +122,8 @@ def execute(directory: Directory, make: Callable[[Config], Process], order: Exec
                 send_terminal(console, terminal)
                 os.close(terminal)
                 terminal = -1
+            elif terminal >= 0:
+                settle_terminal(terminal)
             if order.pid_file:
                 write_whole(None, order.pid_file, str(started.pid).encode(), 0o644)
             offspring.recorded()

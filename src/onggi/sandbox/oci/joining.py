@@ -40,7 +40,7 @@ def places(cgroup: Cgroup, words: Sequence[str]) -> Places:
             continue
         if not os.path.isdir(directory):
             raise NotFound(
-                f"adding pid to {directory}/cgroup.procs: no such file or directory",
+                f"cannot join: adding pid to {directory}/cgroup.procs: no such file or directory",
                 hint="exec joins a cgroup that the container has made",
             )
         if hierarchy.version == 2:

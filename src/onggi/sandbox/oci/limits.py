@@ -70,7 +70,8 @@ def make(path: str, config: Config, host: HostFacts, warn: Callable[[str], None]
         _limit(cgroup, resources, warn)
     except EngineError as error:
         cgroup.remove()
-        warn(f"no cgroup: {error}")
+        if (config.linux or Linux()).resources not in (None, Resources()):
+            warn(f"no cgroup, so no limits: {error}")
         return None
     return cgroup
 
