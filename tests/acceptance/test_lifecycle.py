@@ -153,10 +153,10 @@ def test_the_next_engine_goes_on_with_policies(own_onggi: Onggi) -> None:
 
 def cgroup_value(onggi: Onggi, name: str, *files: str) -> str:
     """The first of these files of a container's cgroup that the host has."""
-    found = onggi.inspect(name)["Id"]
-    for file in files:
-        for path in Path("/sys/fs/cgroup").rglob(f"*/{found}/{file}"):
-            return path.read_text().strip()
+    for cgroup in onggi.view(name)["cgroups"]:
+        for file in files:
+            if (path := Path(cgroup, file)).exists():
+                return path.read_text().strip()
     pytest.skip(f"this host has no {files}")
 
 

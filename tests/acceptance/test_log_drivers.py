@@ -59,9 +59,7 @@ def test_a_host_without_a_journal_is_told(onggi: Onggi) -> None:
 
 
 def test_moments(onggi: Onggi) -> None:
-    onggi.run(
-        "run", *NONE, "--name", "clock", "busybox", "sh", "-c", "echo a; usleep 20000; echo b"
-    )
+    onggi.run("run", *NONE, "--name", "clock", "busybox", "sh", "-c", "echo a; sleep 1; echo b")
     stamped = onggi.out("logs", "-t", "clock").splitlines()
     first, second = (line.split()[0] for line in stamped)
     assert [line.split()[1] for line in stamped] == ["a", "b"]

@@ -14,6 +14,7 @@ from backports import zstd
 from image_tars import END, gnu_long, member, padded, patched, pax, python_tar
 from onggi.specs.image import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST
 
+GOLDEN = Path(__file__).parent.parent / "unit/golden"
 FOUND = Path(__file__).parent / "found"
 _DIGEST = "sha256:" + "ab" * 32
 
@@ -181,6 +182,7 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "manifest": _manifests,
     "index": lambda: [_json(_index())],
     "config": _configs,
+    "bundle": lambda: [path.read_bytes() for path in sorted(GOLDEN.glob("*.json"))],
     "reference": _references,
     "name": _names,
     "settings": lambda: [b"", _SETTINGS.encode(), b"[image]\nparallel=9e9", b"a=[[[{b=1}]]]"],

@@ -34,6 +34,7 @@ from onggi.image.transports.names import parse_transport
 from onggi.network.dns import messages
 from onggi.network.dns.answers import own_answer
 from onggi.network.dns.zones import Zones
+from onggi.runtime.plan import plan
 from onggi.specs.distribution import parse_catalog, parse_errors, parse_tags, parse_token
 from onggi.specs.image import (
     DOCKER_MANIFEST,
@@ -44,6 +45,8 @@ from onggi.specs.image import (
     parse_index,
     parse_manifest,
 )
+from onggi.specs.runtime import parse_config
+from unit.plan_cases import BUNDLE, HOST
 
 Target = Callable[[bytes], None]
 
@@ -242,11 +245,19 @@ def dns(data: bytes) -> None:
         assert len(messages.handed_back(asked, data, 512)) <= 512
 
 
+def bundle(data: bytes) -> None:
+    """A bundle's config.json, as far as the plan that keel would be given."""
+    parsed = parse_config(data)
+    encoded = plan(parsed, HOST, BUNDLE).encode()
+    assert encoded.startswith(b"KEEL")
+    assert encoded == plan(parsed, HOST, BUNDLE).encode()
+
+
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         tar, pax, erofs, archive, stream, manifest, index, config, reference, name, settings,
-        challenge, link, answer, package, dns,
+        challenge, link, answer, package, dns, bundle,
     )
 }  # fmt: skip
 #: Those that read tars, whose checksums chance never gets right.

@@ -49,7 +49,7 @@ class StoreCalls:
         found = await asyncio.to_thread(disk_usage, core.images, in_use=in_use, users=users)
         running = {r.id for r in core.records.containers.values() if core.running(r.id)}
         stopped = sum(size for key, size in found.uppers.items() if key not in running)
-        volumes = await asyncio.to_thread(_volume_bytes, core.places.volumes)
+        volumes = await asyncio.to_thread(_volume_bytes, core)
         mounted = core.volumes_in_use()
         idle = sum(size for name, size in volumes.items() if name not in mounted)
         other = found.partial_bytes + found.other_bytes - found.notes_bytes
@@ -83,7 +83,7 @@ class StoreCalls:
         core = self._core
         users = [record.image_id for record in core.holders()]
         found = await asyncio.to_thread(disk_usage, core.images, users=frozenset(users))
-        volumes = await asyncio.to_thread(_volume_bytes, core.places.volumes)
+        volumes = await asyncio.to_thread(_volume_bytes, core)
         mounts = [m.source for r in core.holders() for m in r.spec.mounts if m.kind == "volume"]
         images = {image.target.digest: image for image in core.images.list()}
         return UsageDetails(
@@ -200,9 +200,8 @@ def _row(damage: Damage, repaired: str = "") -> FindingRow:
     )
 
 
-def _volume_bytes(root: str) -> dict[str, int]:
-    """Bytes on disk by volume."""
-    found: dict[str, int] = {}
-    for name in sorted(os.listdir(root)):
-        found[name] = sum(take_inventory(f"{root}/{name}").totals.values())
-    return found
+def _volume_bytes(core: Core) -> dict[str, int]:
+    """Bytes on disk by volume; what is beside them is on its way out."""
+    root = core.places.volumes
+    there = sorted(core.records.volumes.keys() & os.listdir(root))
+    return {name: sum(take_inventory(f"{root}/{name}").totals.values()) for name in there}
