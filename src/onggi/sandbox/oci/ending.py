@@ -115,20 +115,29 @@ def delete(directory: Directory, *, force: bool, before: Callable[[Record], None
         NotFound: another command has removed it.
     """
     record = _readable(directory, force=force)
-    status = status_of(record) if record else "stopped"
-    if record and status != "stopped":
-        if not force:
-            raise FailedPrecondition(
-                f"cannot delete container {record.id} that is not stopped: {status}",
-                hint="kill it first, or use --force",
-            )
+    if record and force:
         _kill_creator(record)
+    elif record:
+        _check_ended(record)
     directory.lock(wait=force)
     record = _readable(directory, force=force)  # whoever had the lock may have written
     if record is None:
         directory.remove()
-    else:
-        clean(directory, record, before)
+        return
+    if not force:
+        _check_ended(record)  # or started it
+    clean(directory, record, before)
+
+
+def _check_ended(record: Record) -> None:
+    """Raises: FailedPrecondition: something runs, or is being made."""
+    status = status_of(record)
+    # One that was never started has nothing to lose: containerd's shim counts on it, as on runc.
+    if status not in ("stopped", "created"):
+        raise FailedPrecondition(
+            f"cannot delete container {record.id} that is not stopped: {status}",
+            hint="kill it first, or use --force",
+        )
 
 
 def _readable(directory: Directory, *, force: bool) -> Record | None:
