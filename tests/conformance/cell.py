@@ -3,7 +3,7 @@
 Strangers' tests change the owner of /dev/null, mount, freeze and are killed halfway. Here that
 happens to copies: a mount namespace with its own device nodes and /run, a cgroup namespace over
 cgroups of its own in every hierarchy, a pid namespace that ends with the case, and a terminal.
-The exit code is the case's, 124 when its time was up.
+The exit code is the case's, 124 when its time was up, 125 when this world could not be made.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MNT_DETACH = 2
 CGROUPS = Path("/sys/fs/cgroup")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 PATIENCE_S = 20.0
+LATE, UNMADE = 124, 125
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -73,6 +74,8 @@ class Cgroups:
 
     def admit(self, pid: int) -> None:
         """Make them, and move a process in."""
+        if CGROUPS in self.places:
+            _share_out(CGROUPS)
         for directory in self.own:
             directory.mkdir()
             for name in ("cpuset.cpus", "cpuset.mems"):
@@ -105,6 +108,13 @@ class Cgroups:
         for directory in self._below():
             with contextlib.suppress(OSError):
                 directory.rmdir()
+
+
+def _share_out(cgroup: Path) -> None:
+    """Let cgroups below have every controller that this one has, as far as the kernel lets us."""
+    for name in (cgroup / "cgroup.controllers").read_text().split():
+        with contextlib.suppress(OSError):
+            (cgroup / "cgroup.subtree_control").write_text(f"+{name}")
 
 
 def main() -> int:
@@ -158,8 +168,9 @@ def _init(terminal: int, tell: int, argv: list[str]) -> None:
     It tells how the case ended, since its own end waits for what the case has left frozen.
     """
     mount("proc", Path("/proc"), "proc", MS_NOSUID | MS_NODEV)
-    # One of the tests takes five digits for the form of a pid.
-    Path("/proc/sys/kernel/ns_last_pid").write_text("10000")
+    # One of the tests takes five digits for the form of a pid. Not every kernel has this file.
+    with contextlib.suppress(FileNotFoundError):
+        Path("/proc/sys/kernel/ns_last_pid").write_text("10000")
     case = os.fork()
     if case == 0:
         os.setsid()
@@ -183,7 +194,10 @@ def own_cgroups(directory: Path, places: dict[Path, tuple[str, str]]) -> None:
             call("umount2", place, MNT_DETACH)
     if CGROUPS in places:
         call("umount2", CGROUPS, MNT_DETACH)
-        mount("cgroup", CGROUPS, *places[CGROUPS][:1])
+        mount("cgroup", CGROUPS, "cgroup2")
+        # A cgroup with processes shares nothing out: its root is left to the case's containers.
+        (CGROUPS / "init").mkdir()
+        (CGROUPS / "init/cgroup.procs").write_text("0")
         return
     stage = directory / "cgroup"
     stage.mkdir()
@@ -217,8 +231,8 @@ def _wait(ending: int, master: int, seconds: float) -> int:
         ended = ending in select.select([master, ending], [], [], left)[0]
         _relay(master)
         if ended:
-            return (os.read(ending, 1) or b"\x7d")[0]
-    return 124
+            return (os.read(ending, 1) or bytes([UNMADE]))[0]
+    return LATE
 
 
 def _relay(master: int) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cell import LATE, UNMADE
 from .suites import FAIL, STANDS, Case, verdict
 
 CELL = Path(__file__).with_name("cell.py")
@@ -73,7 +74,9 @@ def _run(case: Case, name: str, program: Path, logs: Path) -> Result:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     text = log.read_text(errors="replace")
-    if done.returncode == 124:
+    if done.returncode == UNMADE:
+        raise RuntimeError(f"{case.suite}: {case.name}: {text}")
+    if done.returncode == LATE:
         log.write_text(text + f"\n(no end after {TIMEOUT_S} s)\n")
-    came_to = verdict(text, done.returncode) if done.returncode != 124 else FAIL
+    came_to = verdict(text, done.returncode) if done.returncode != LATE else FAIL
     return Result(case, name, came_to, log)

@@ -130,7 +130,7 @@ def delete(directory: Directory, *, force: bool, before: Callable[[Record], None
 
 
 def _check_ended(record: Record) -> None:
-    """Raises: FailedPrecondition: something runs."""
+    """Raises: FailedPrecondition: something runs, or is being made."""
     status = status_of(record)
     # One that was never started has nothing to lose: containerd's shim counts on it, as on runc.
     if status not in ("stopped", "created"):
