@@ -90,6 +90,8 @@ class SpecError(InvalidArgument):
 
     def __init__(self, path: str, message: str, *, section: str | None = None) -> None:
         source = f" [{section}]" if section else ""
+        # Names of a document's own may be in it, and those are hostile.
+        path = "".join(character if character.isprintable() else "\ufffd" for character in path)
         super().__init__(f"{path}: {message}{source}")
         self.path = path
         self.section = section

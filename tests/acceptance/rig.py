@@ -160,7 +160,7 @@ def engine(root: Path) -> Iterator[Onggi]:
         ids = onggi.out("ps", "-aq", "--no-trunc").split()
         if ids:
             onggi.run("rm", "-f", *ids)
-        until(lambda: not left_behind(onggi), "nothing is left")
+        until(lambda: not left_behind(onggi), lambda: f"it is gone: {left_behind(onggi)}")
         onggi.run("engine", "stop")
     assert not left_behind(onggi)
     until(lambda: not network_objects(onggi), "the engine takes its bridges and rules along")
@@ -184,7 +184,7 @@ def left_behind(onggi: Onggi) -> list[str]:
         if str(onggi.root) in line
     ]
     for pattern in ("run/tasks/*", "data/containers/*", "data/image/snapshots/active/*",
-                    "data/image/snapshots/trash/*"):  # fmt: skip
+                    "data/image/snapshots/trash/*", "data/volumes/.removed/*"):  # fmt: skip
         found += [str(p) for p in onggi.root.glob(pattern)]
     return found + [name for name in links(onggi) if name.startswith("ov")]
 

@@ -3,6 +3,7 @@ at from three sides: what the application meets, what Onggi says, what the kerne
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -102,7 +103,8 @@ def test_a_fork_bomb_stops_at_the_limit(onggi: Onggi, limited: str) -> None:
     if peak.exists():  # Linux 6.6
         assert int(peak.read_text()) == 50
     onggi.run("rm", "-f", limited)
-    assert not members.exists() or not members.read_text()
+    with contextlib.suppress(OSError):  # it goes while we look
+        assert not members.read_text()
 
 
 def test_stats_and_view_say_what_the_kernel_says(onggi: Onggi, limited: str) -> None:

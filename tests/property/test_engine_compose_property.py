@@ -16,7 +16,7 @@ from onggi.engine.api.spec import (
     Throttle,
     UlimitSpec,
 )
-from onggi.engine.compose import Resolved, compose
+from onggi.engine.compose import Hardware, Resolved, compose
 from onggi.errors import EngineError
 from onggi.runtime.plan import plan
 from onggi.specs.image import ContainerConfig
@@ -118,7 +118,12 @@ FOUND = st.builds(
     joins=st.sampled_from([{}, {}, {"network": "/proc/7/fd/3", "user": "/proc/7/fd/4"}]),
     files=st.just((("/etc/hosts", "/data/hosts"), ("/etc/hostname", "/data/hostname"))),
     volumes=st.just({"v": "/volumes/v/_data"}),
-    devices=several(st.builds(Device, st.just("/dev/x"), st.just("c"), st.just(1), st.just(3)), 1),
+    hardware=st.builds(
+        Hardware,
+        devices=several(st.builds(Device, *map(st.just, ("/dev/x", "c", 1, 3))), 1),
+        env=several(st.just("GPU=0"), 1),
+        groups=several(st.just(44), 1),
+    ),
     throttle_devices=st.just({"/dev/vda": (254, 0)}),
     cgroups_path=st.just("/onggi/c"),
 )
