@@ -47,7 +47,7 @@ def test_chosen_range_overlaps_nothing(taken: list[Network]) -> None:
         assert sum(last - first + 1 for first, last in merged(taken)) >= private // 256
         return
     assert chosen.is_private
-    assert chosen.prefixlen == 24
+    assert chosen.prefixlen == 22
     assert not any(chosen.overlaps(other) for other in taken)
 
 

@@ -34,7 +34,8 @@ _POOLS4 = (
     ("172.16.0.0", "172.31.255.255"),
     ("192.168.0.0", "192.168.255.255"),
 )
-_PREFIX = {4: 24, 6: 64}
+#: 1,022 addresses of IPv4: a bridge of Linux has 1,023 ports.
+_PREFIX = {4: 22, 6: 64}
 _POOL_HINT = (
     "remove networks that are not used with `onggi network prune`, name a range with --subnet, or "
     "set `pools` in the section [network] of the configuration"
