@@ -113,13 +113,37 @@ def _start(context: Context, parsed: Parsed) -> int:
 
 def _stop(context: Context, parsed: Parsed) -> int:
     try:
+        pid = context.client.call("engine.status", {}, start=False).get("pid")
+        pidfd = _pidfd_of(pid)
         context.client.call("engine.stop", {}, start=False)
     except Unavailable:
         _tell_guard(context)
         context.out.line("not running")
         return 0
     _wait_gone(context)
+    if pidfd is not None:
+        _wait_ended(pidfd)
     return 0
+
+
+def _pidfd_of(pid: object) -> int | None:
+    """The engine's process, if it is one that is seen from here."""
+    try:
+        return os.pidfd_open(pid) if isinstance(pid, int) else None
+    except OSError:
+        return None
+
+
+def _wait_ended(pidfd: int) -> None:
+    """Return when nothing of the engine touches its files any more."""
+    import select  # noqa: PLC0415
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    ended = poll.poll(10_000)
+    os.close(pidfd)
+    if not ended:
+        raise Unavailable("the engine listens no more, but has not ended", hint="look at its log")
 
 
 def _tell_guard(context: Context) -> None:
