@@ -586,6 +586,26 @@ def test_a_layer_is_good_until_the_next_boot_before_it_is_synced(
         assert sorted(os.listdir(snapshots._layer(chain_id))) == sorted([*files, "layer.json"])
 
 
+def test_a_layer_on_its_way_out_is_not_written_to(
+    snapshots: Snapshotter, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synced between its removal and its deletion, which would meet a file that was not there."""
+    gate, records = threading.Event(), []
+
+    def between(_place: str) -> None:
+        gate.set()
+        snapshots.settle()
+        records.extend(path.read_bytes() for path in (root / "trash").glob("*/layer.json"))
+
+    monkeypatch.setattr("onggi.image.layer_sync.syncfs", lambda _: gate.wait(10))
+    monkeypatch.setattr(snapshots._mounts, "forget", between)
+    chain_id = snapshots.apply(None, io.BytesIO(BASE).read, digest(BASE))
+    snapshots.remove_layer(chain_id)
+    assert len(records) == 1
+    assert b'"boot":""' not in records[0]
+    assert leftovers(root) == []
+
+
 def refuse_to_sync(_: int) -> None:
     raise OSError(errno.EIO, "no")
 

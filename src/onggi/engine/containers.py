@@ -122,10 +122,14 @@ class Containers:
     async def _image(self, name: str) -> Image:
         """The image, unpacked. Found in memory as a rule: no thread, no disk."""
         core = self._core
-        image = core.images.resolve(name)
-        check_platform(image.short_name, image.platform, core.images.platform)
-        if not all(map(core.images.snapshots.exists, image.chain_ids)):
-            await asyncio.to_thread(core.images.unpack, image)
+        try:
+            image = core.images.resolve(name)
+            check_platform(image.short_name, image.platform, core.images.platform)
+            if not all(map(core.images.snapshots.exists, image.chain_ids)):
+                await asyncio.to_thread(core.images.unpack, image)
+        except NotFound:
+            core.images.resolve(name)  # removed meanwhile: says so, for a name goes first
+            raise
         touch(core.images, image)
         return image
 

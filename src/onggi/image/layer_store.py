@@ -241,7 +241,8 @@ class LayerStore:
         """Delete a layer; nothing if there is none. Nobody may use it. Raises: EngineError."""
         place = self._layer(chain_id)
         try:
-            delete = self._trash.take(place)
+            with self._sync.confirming:
+                delete = self._trash.take(place)
         except FileNotFoundError:
             return
         except OSError as error:

@@ -24,8 +24,10 @@ class LayerSync:
     """One thread for all layers of a store, alive only while there is something to sync."""
 
     def __init__(self) -> None:
+        #: Held by whoever takes a layer away: a record written into it then would outlive it.
+        self.confirming = threading.Lock()
         self._lock = threading.Lock()
-        self._waiting: list[tuple[int, str]] = []
+        self._waiting: list[tuple[int, str, str]] = []
         self._thread: threading.Thread | None = None
 
     def add(self, place: str, chain_id: str) -> None:
@@ -36,7 +38,7 @@ class LayerSync:
         """
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with self._lock:
-            self._waiting.append((fd, chain_id))
+            self._waiting.append((fd, place, chain_id))
             if self._thread is None:
                 thread = threading.Thread(target=self._work, daemon=True, name="layer-sync")
                 threads.start(thread)
@@ -59,9 +61,10 @@ class LayerSync:
             # An error leaves the layer as it is: good until the next boot.
             with contextlib.suppress(OSError):
                 syncfs(batch[0][0])
-                for fd, chain_id in batch:
-                    # By descriptor: a layer that was removed and made again is another directory.
-                    with contextlib.suppress(OSError):
-                        confirm_record(fd, chain_id)
-            for fd, _ in batch:
+                for fd, place, chain_id in batch:
+                    # One that was removed and made again is another directory.
+                    with contextlib.suppress(OSError), self.confirming:
+                        if os.path.samestat(os.fstat(fd), os.stat(place)):
+                            confirm_record(fd, chain_id)
+            for fd, _, _ in batch:
                 os.close(fd)
