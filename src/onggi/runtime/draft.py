@@ -6,8 +6,6 @@ list that it chooses.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from onggi.errors import SpecError
 from onggi.runtime.host import HostFacts
 from onggi.runtime.namespaces import Namespaces
@@ -16,7 +14,6 @@ from onggi.runtime.steps import NO_SLOT, BindTree, IdmapTree, OpenPeerTree, Open
 from onggi.specs.runtime import Config, Linux
 
 #: `required`: the start fails without it; `wanted`: a warning, and owners show as they are.
-Idmap = Literal["none", "wanted", "required"]
 
 
 class Draft:
@@ -54,13 +51,14 @@ class Draft:
         path: str,
         *,
         recursive: bool = False,
-        idmap: Idmap = "none",
+        idmap: bool = False,
         optional: bool = False,
         held: str = "",
     ) -> int:
         """Have the monitor take the host's mount at `source` into a slot, which is returned.
 
-        `held`: the name of a descriptor of it, to be taken instead.
+        `held`: the name of a descriptor of it, to be taken instead. `idmap`: with the owners of
+        the container's user namespace.
         """
         slot = self.slot(path)
         tree = OpenTree(
@@ -71,9 +69,8 @@ class Draft:
             optional=optional,
         )
         self.trees.append(tree)
-        if idmap != "none":
-            step = IdmapTree(slot=slot, recursive=int(recursive), optional=idmap == "wanted")
-            self.idmaps.append(step)
+        if idmap:
+            self.idmaps.append(IdmapTree(slot=slot, recursive=int(recursive)))
         return slot
 
     def open_peer_tree(self, namespace: str, source: str, path: str) -> int:

@@ -22,7 +22,7 @@ from onggi.kernel.mounts import (
     MountOptions,
     parse_options,
 )
-from onggi.runtime.draft import Draft, Idmap
+from onggi.runtime.draft import Draft
 from onggi.runtime.namespaces import is_mapped, map_text
 from onggi.runtime.plan_cgroups import plan_cgroup_mount
 from onggi.runtime.request import Overlay
@@ -85,7 +85,7 @@ def _bind_type(draft: Draft) -> int:
 
 
 def _overlay(draft: Draft, overlay: Overlay) -> int:
-    idmap: Idmap = "required" if draft.namespaces.own_users else "none"
+    idmap = draft.namespaces.own_users
     lowers = tuple(draft.open_tree(lower, "$.root", idmap=idmap) for lower in overlay.lowers)
     upper = draft.open_tree(overlay.upper, "$.root", idmap=idmap) if overlay.upper else NO_SLOT
     slot = draft.slot("$.root")
