@@ -312,6 +312,9 @@ def test_an_exec_too(process: Process, config: Config) -> None:
     except SpecError as error:
         assert error.path.startswith("$")
         return
+    except Unsupported as error:  # a label, on a host that has no such module
+        assert error.message.startswith("$.")
+        return
     assert plan_exec(process, config, HOST, EXEC) == made
     check(made, 1)
     assert decode_plan(made.encode()).steps == made.steps
