@@ -90,7 +90,7 @@ def test_a_busy_loop_gets_half_a_processor(onggi: Onggi, limited: str) -> None:
 
 
 def test_a_fork_bomb_stops_at_the_limit(onggi: Onggi, limited: str) -> None:
-    bomb = "bomb() { bomb | bomb & }; bomb; sleep 100"
+    bomb = "bomb() { bomb | bomb & }; bomb; exec sleep 100"
     onggi.run("run", "-d", "--name", limited, *LIMITS, "busybox", "sh", "-c", bomb)
     pid = onggi.pid(limited)
     until(lambda: kernel_side.refused_forks(pid) > 0, "a fork is refused")

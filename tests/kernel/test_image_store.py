@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 from image_tars import END, member, pieces
 from onggi.errors import Conflict, DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from onggi.image.archive import export, import_rootfs, load, save
+from onggi.image.compare import write_layer
 from onggi.image.images import Image, ImageStore
 from onggi.image.layers import store_directory
 from onggi.image.tar_reader import TarReader
@@ -358,6 +360,35 @@ def test_commit_of_an_upper(images: ImageStore) -> None:
         with images.content.open(layer.descriptor.digest) as blob:
             chain = images.snapshots.apply(image.chain_ids[-1], blob.read, layer.diff_id)
     assert Path(images.snapshots.layer_path(chain), "new").read_text() == "hi"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["layer", "merged"])
+def test_a_tree_in_use_is_archived_without_what_vanishes(tmp_path: Path, whole: bool) -> None:
+    top = tmp_path / "fs"
+    for name in ("first/file", "gone/below", "kept/file"):
+        (top / name).parent.mkdir(parents=True)
+        (top / name).write_text(name)
+    (top / "gone-too").write_text("")
+    (top / "swapped").mkdir()
+    archive = bytearray()
+
+    def write(data: bytes) -> None:
+        if top.joinpath("gone").exists() and archive:  # the names are known, `first` is written
+            shutil.rmtree(top / "gone")
+            (top / "gone-too").unlink()
+            (top / "swapped").rmdir()
+            (top / "swapped").write_text("a file by now")
+        archive.extend(data)
+
+    fd = os.open(top, os.O_PATH | os.O_DIRECTORY)
+    try:
+        export([str(top)], write) if whole else write_layer(fd, write)
+    finally:
+        os.close(fd)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        kinds = {member.name: member.isdir() for member in tar}
+    first = {".": True, "first": True, "first/file": False}
+    assert kinds == {**first, "kept": True, "kept/file": False, "swapped": False}
 
 
 def test_save_and_load(images: ImageStore, tmp_path: Path) -> None:

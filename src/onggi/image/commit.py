@@ -1,6 +1,7 @@
 """A container's changes become an image: its upper directory as a layer more.
 
-Owners on disk are unshifted, so nothing is translated. Nobody should write to the upper meanwhile.
+Owners on disk are unshifted, so nothing is translated. What a container deletes meanwhile is
+left out.
 
 Source: docker-commit(1).
 """

@@ -12,13 +12,13 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 
-from onggi.errors import InvalidArgument, from_os_error
+from onggi.errors import InvalidArgument, SyscallError, from_os_error
 from onggi.image.apply import OPAQUE_NAME, WHITEOUT_PREFIX
 from onggi.image.overlay import is_opaque, is_whiteout
 from onggi.image.tar_reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, Entry, shown
 from onggi.image.tar_writer import TarWriter, Write, entry_of
-from onggi.image.trees import Node, kept_xattrs, open_beneath, walk
-from onggi.kernel.paths import open_regular
+from onggi.image.trees import GONE, Node, kept_xattrs, open_beneath, walk
+from onggi.kernel.paths import open_found
 
 #: A file with fewer bytes of holes is written whole, as others do.
 MIN_HOLE_BYTES = 1 << 16
@@ -29,14 +29,16 @@ _COPY_BYTES = 1 << 18
 def write_layer(directory_fd: int, write: Write) -> None:
     """Write the layer that `directory_fd` (borrowed) holds, as an uncompressed tar.
 
-    Nobody should write below it meanwhile; symlinks are never followed, so nothing outside is read.
+    Symlinks are never followed, so nothing outside is read. Somebody may write below it meanwhile:
+    what vanishes is left out.
 
     Raises:
         InvalidArgument: a file's name means a whiteout.
-        Conflict: a file changed.
+        Conflict: a file became shorter while it was read.
         SyscallError: something cannot be read.
     """
-    write_tree(((node, directory_fd) for node in walk(directory_fd)), write, whiteouts=True)
+    nodes = walk(directory_fd, live=True)
+    write_tree(((node, directory_fd) for node in nodes), write, whiteouts=True)
 
 
 def write_tree(nodes: Iterable[tuple[Node, int]], write: Write, *, whiteouts: bool) -> None:
@@ -63,15 +65,33 @@ def _write_node(
     links: dict[tuple[int, int], bytes],
     whiteouts: bool,
 ) -> None:
-    path, status = node.path, node.status
-    base = path.rpartition(b"/")[2]
-    if whiteouts and base.startswith(WHITEOUT_PREFIX):
+    if whiteouts and node.path.rpartition(b"/")[2].startswith(WHITEOUT_PREFIX):
         raise InvalidArgument(
-            f"file {shown(path)} cannot be in a layer: its name means a whiteout",
+            f"file {shown(node.path)} cannot be in a layer: its name means a whiteout",
             hint="remove or rename it in the container",
         )
+    try:
+        found = open_beneath(root, node.path, os.O_PATH)
+    except SyscallError as error:
+        if error.errno in GONE:
+            return
+        raise
+    with found as fd:
+        _write_inode(writer, node.path, fd, links, whiteouts)
+
+
+def _write_inode(
+    writer: TarWriter,
+    path: bytes,
+    fd: int,
+    links: dict[tuple[int, int], bytes],
+    whiteouts: bool,
+) -> None:
+    """All is read from the one inode (O_PATH), whatever has its name by now."""
+    status = os.fstat(fd)
     if whiteouts and is_whiteout(status):
-        writer.add(_mark(path[: len(path) - len(base)] + WHITEOUT_PREFIX + base))
+        directory, slash, base = path.rpartition(b"/")
+        writer.add(_mark(directory + slash + WHITEOUT_PREFIX + base))
         return
     entry = entry_of(path or b"./", status)
     if entry is None:
@@ -83,29 +103,22 @@ def _write_node(
             entry.major = entry.minor = 0
             writer.add(entry)
             return
-    _write_inode(writer, entry, node, root, whiteouts)
+    entry.xattrs = kept_xattrs(fd)
+    if entry.type == SYMLINK:
+        entry.link = os.readlink(b"", dir_fd=fd)
+    if entry.type == REGULAR and entry.size_bytes:
+        _write_file(writer, entry, fd, status, holes=whiteouts)
+        return
+    writer.add(entry)
+    if whiteouts and entry.type == DIRECTORY and path and is_opaque(fd):
+        writer.add(_mark(path + b"/" + OPAQUE_NAME))
 
 
-def _write_inode(writer: TarWriter, entry: Entry, node: Node, root: int, whiteouts: bool) -> None:
-    with open_beneath(root, node.path, os.O_PATH) as fd:
-        entry.xattrs = kept_xattrs(fd)
-        if entry.type == REGULAR:
-            if entry.size_bytes:
-                _write_file(writer, entry, root, node, holes=whiteouts)
-                return
-        elif entry.type == DIRECTORY:
-            writer.add(entry)
-            if whiteouts and node.path and is_opaque(fd):
-                writer.add(_mark(node.path + b"/" + OPAQUE_NAME))
-            return
-        else:
-            entry.link = os.readlink(b"", dir_fd=fd) if entry.type == SYMLINK else b""
-        writer.add(entry)
-
-
-def _write_file(writer: TarWriter, entry: Entry, root: int, node: Node, *, holes: bool) -> None:
-    with open_regular(root, os.fsdecode(node.path), os.O_RDONLY | os.O_NOFOLLOW) as fd:
-        hole_bytes = entry.size_bytes - node.status.st_blocks * 512
+def _write_file(
+    writer: TarWriter, entry: Entry, found: int, status: os.stat_result, *, holes: bool
+) -> None:
+    with open_found(found) as fd:
+        hole_bytes = entry.size_bytes - status.st_blocks * 512
         pieces = None
         if holes and hole_bytes >= MIN_HOLE_BYTES:
             pieces = _data_pieces(fd, entry.size_bytes)

@@ -20,13 +20,13 @@ from msgspec import Struct
 
 from onggi.errors import FailedPrecondition, InvalidArgument, NotFound, SyscallError, from_os_error
 from onggi.image.overlay import is_opaque, is_whiteout
-from onggi.image.trees import Node, open_beneath
+from onggi.image.trees import GONE, Node, open_beneath
 from onggi.kernel.paths import read_file_bounded
 
 MAX_SYMLINKS = 40
 MAX_PATH_BYTES = 4096
 
-_ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV))
+_ABSENT = GONE | {errno.EXDEV}
 
 
 class Found(Struct, frozen=True):
@@ -127,7 +127,13 @@ class MergedView:
         names: set[bytes] = set()
         for index in directory.layers:
             flags = os.O_RDONLY | os.O_DIRECTORY
-            with open_beneath(self._roots[index], directory.path, flags) as fd:
+            try:
+                opened = open_beneath(self._roots[index], directory.path, flags)
+            except SyscallError as error:
+                if error.errno in GONE:
+                    continue  # a container is at work in its upper
+                raise
+            with opened as fd:
                 names.update(os.fsencode(name) for name in os.listdir(fd))
         found = (self.look_up(directory, name) for name in sorted(names))
         return [child for child in found if child is not None]

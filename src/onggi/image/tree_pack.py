@@ -9,7 +9,6 @@ Source: pax(1); openat2(2) RESOLVE_BENEATH.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable
@@ -17,12 +16,11 @@ from collections.abc import Callable
 from onggi.errors import SyscallError, from_os_error
 from onggi.image.tar_reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK
 from onggi.image.tar_writer import TarWriter, entry_of
-from onggi.image.trees import open_beneath
+from onggi.image.trees import GONE, open_beneath
+from onggi.kernel.paths import open_found
 
 Owner = Callable[[int], int]
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 
 
 def pack(
@@ -61,7 +59,7 @@ def _pack_directory(
     try:
         opened = open_beneath(top, path, os.O_RDONLY | os.O_DIRECTORY)
     except SyscallError as error:
-        if error.errno in _GONE:
+        if error.errno in GONE:
             return []
         raise
     with opened as directory:
@@ -106,10 +104,6 @@ class _Packer:
         if entry.type != REGULAR or not entry.size_bytes:
             self.writer.add(entry)
             return
-        # The very inode that was looked at, which is a regular file.
-        data = os.open(f"/proc/self/fd/{found}", _READ)
-        try:
+        with open_found(found) as data:
             entry.size_bytes = os.fstat(data).st_size
             self.writer.add_stream(entry, lambda size: os.read(data, size))
-        finally:
-            os.close(data)

@@ -15,10 +15,10 @@ from onggi.kernel.constants import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from onggi.kernel.descriptors import Descriptor
 from onggi.kernel.syscalls import openat2
 
+#: How a path fails that somebody took away, or put something else in the way of.
+GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 _KEPT_XATTRS = ("user.", "security.capability", "system.posix_acl_")
-
-
-_UNREACHABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG))
+_UNREACHABLE = GONE | {errno.ENAMETOOLONG}
 
 
 class Node(Struct, frozen=True):

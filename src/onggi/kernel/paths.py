@@ -165,15 +165,17 @@ def open_regular(root: int, path: str, flags: int = os.O_RDONLY) -> Descriptor:
             what = _KINDS.get(kind, "something unknown")
             raise FailedPrecondition(f"{path!r} in the root is {what}, not a regular file")
         try:
-            # The process's own procfs, not the root's.
-            return Descriptor(
-                os.open(
-                    f"/proc/self/fd/{found}",
-                    flags & ~os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY,
-                )
-            )
+            return open_found(found, flags)
         except OSError as error:
             raise SyscallError("open", repr(path), error.errno or 0) from None
+
+
+def open_found(found: int, flags: int = os.O_RDONLY) -> Descriptor:
+    """Open the regular file that the O_PATH descriptor `found` is. Raises: OSError."""
+    # The process's own procfs, not the root's.
+    path = f"/proc/self/fd/{found}"
+    waiting = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    return Descriptor(os.open(path, flags & ~os.O_NOFOLLOW | waiting))
 
 
 def read_file_bounded(
