@@ -3,6 +3,7 @@
  * Messages are sent one by one, since the first that the kernel refuses ends the step. The kernel
  * carries a request out before it returns from the write: its answer is there, or never comes. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <stdio.h>
@@ -114,7 +115,44 @@ int step_send_netlink(struct walk *walk, const struct step *step) {
     return send_batch(walk, batch, step->field[0].text.length);
 }
 
+/* "ipv6/conf/eth0/accept_ra=0". Init has not left the host's tree: this procfs is the host's, and
+ * shows each process the parameters of its own network namespace. */
+static int write_setting(struct walk *walk, int parameters, const char *setting) {
+    char name[256];
+    const char *value = strchr(setting, '=');
+    struct open_how how = {
+        .flags = O_WRONLY | O_CLOEXEC,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
+    };
+    if (!value || (size_t)(value - setting) >= sizeof name) {
+        errno = EINVAL;
+        return fail(walk->failure, "write", "%s", setting);
+    }
+    snprintf(name, sizeof name, "%.*s", (int)(value++ - setting), setting);
+    SCOPED_FD file = sys_openat2(parameters, name, &how);
+    if (file < 0)
+        return fail(walk->failure, "openat2", "/proc/sys/net/%s", name);
+    if (write(file, value, strlen(value)) < 0)
+        return fail(walk->failure, "write", "%s to /proc/sys/net/%s", value, name);
+    return 0;
+}
+
+static int write_settings(struct walk *walk, const struct list *settings) {
+    if (!settings->count)
+        return 0;
+    SCOPED_FD parameters = open("/proc/sys/net", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (parameters < 0)
+        return fail(walk->failure, "open", "/proc/sys/net");
+    for (uint32_t i = 0; i < settings->count; i++)
+        if (write_setting(walk, parameters, settings->items[i]) < 0)
+            return -1;
+    return 0;
+}
+
+/* The parameters first: links that come up heed them at once. */
 int step_configure_network(struct walk *walk, const struct step *step) {
+    if (write_settings(walk, &step->field[1].list) < 0)
+        return -1;
     SCOPED_MEMORY char *batch = copy_batch(walk, &step->field[0].text);
     return batch ? send_batch(walk, batch, step->field[0].text.length) : -1;
 }

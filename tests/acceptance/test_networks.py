@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from acceptance.rig import Onggi, until
+from onggi.network.namespaces import call_in
 
 
 @pytest.fixture
@@ -108,6 +111,56 @@ def test_connecting_and_disconnecting_while_it_runs(onggi: Onggi, pair: tuple[st
     assert "default" in onggi.out("exec", "client", "ip", "route")
     onggi.run("network", "disconnect", "back", "client")
     assert not reaches(onggi, "client", "db")
+
+
+def advertise(pid: int, interface: str) -> None:
+    """What a router says, from the namespace of a process: send everything that leaves to me."""
+    lifetime_s = 1800
+    words = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, lifetime_s, 0, 0)
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+            index = socket.if_nametoindex(interface)
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+            raw.sendto(words, ("ff02::1", 0, 0, index))
+
+    with open(f"/proc/{pid}/ns/net") as namespace:
+        call_in(namespace.fileno(), send)
+
+
+def heard(pid: int) -> int:
+    """Router advertisements that reached the namespace of a process."""
+    rows = (row.split() for row in Path(f"/proc/{pid}/net/snmp6").read_text().splitlines())
+    return int(dict(rows)["Icmp6InRouterAdvertisements"])
+
+
+def routes_by_routers(pid: int) -> list[str]:
+    addrconf = 0x40000
+    rows = Path(f"/proc/{pid}/net/ipv6_route").read_text().splitlines()
+    return [row for row in rows if int(row.split()[8], 16) & addrconf and "0" * 32 + " 00" in row]
+
+
+def test_no_neighbour_tells_a_container_where_its_routes_lead(onggi: Onggi) -> None:
+    """On the network it starts with and on one that it is connected to."""
+    onggi.run("network", "create", "--ipv6", "six")
+    try:
+        for name in ("victim", "rogue"):
+            onggi.run("run", "-d", "--name", name, "busybox", "sleep", "600")
+            onggi.run("network", "connect", "six", name)
+        victim, rogue = onggi.pid("victim"), onggi.pid("rogue")
+        for count, interface in enumerate(("eth0", "eth1"), 1):
+            advertise(rogue, interface)
+            until(lambda count=count: heard(victim) == count, "the advertisement arrives")
+        assert not routes_by_routers(victim)
+
+        setting = "/proc/sys/net/ipv6/conf/eth0/accept_ra"
+        with open(f"/proc/{victim}/ns/net") as namespace:
+            call_in(namespace.fileno(), lambda: Path(setting).write_text("1"))
+        advertise(rogue, "eth0")
+        until(lambda: bool(routes_by_routers(victim)), "without the setting it obeys")
+    finally:
+        onggi.run("rm", "-f", "victim", "rogue")
+        onggi.run("network", "rm", "six")
 
 
 def test_ports_change_while_it_runs(onggi: Onggi) -> None:

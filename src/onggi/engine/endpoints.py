@@ -237,6 +237,7 @@ class Endpoints:
             host_messages=host,
             pid_offsets=tuple(offsets),
             inside_messages=attach.inside_batch(attachments, ipv6=ipv6),
+            inside_settings=attach.inside_settings(attachments, ipv6=ipv6),
             lines=tuple(line for a in attachments for line in attach.lines(a)),
             sockets=_NAME_SOCKETS,
         )
@@ -261,6 +262,7 @@ class Endpoints:
             host_messages=batch.messages,
             pid_offsets=batch.pid_offsets,
             inside_messages=attach.inside_batch((sketch,)),
+            inside_settings=attach.inside_settings((sketch,)),
             lines=tuple(attach.lines(sketch)),
             sockets=_NAME_SOCKETS,
         )

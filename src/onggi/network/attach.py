@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from onggi.errors import SyscallError
 from onggi.network import links
-from onggi.network.namespaces import netlink_in
+from onggi.network.bridges import set_link_sysctl
+from onggi.network.namespaces import call_in, netlink_in
 from onggi.network.netlink_messages import batch
 
 TYPE_CHECKING = False  # typing's own costs 9 ms to import
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 #: The interface `eth0` has this index inside, `eth1` the next …; the kernel's own choices are low.
 FIRST_INDEX = 100
 _CHOSEN = 1 << 30
+#: What a container says unasked goes to every port of the bridge, at each start. Nobody on a bridge
+#: may tell it where its routes lead (RFC 4861 section 6.3.7), and nobody counts who listens to
+#: multicast, so what it has said of that is not said again within the hour (RFC 3810 section 9.11).
+_QUIET = {"accept_ra": 0, "mldv2_unsolicited_report_interval": 3_600_000}
 
 
 class Batch(Struct, frozen=True):
@@ -75,6 +80,15 @@ def inside_batch(attachments: Sequence[Attachment], *, ipv6: bool = True) -> byt
     return batch(messages)
 
 
+def inside_settings(attachments: Sequence[Attachment], *, ipv6: bool = True) -> tuple[str, ...]:
+    """Parameters below the container's /proc/sys/net that are set before."""
+    return tuple(
+        f"ipv6/conf/{attachment.interface}/{name}={value}"
+        for attachment in attachments
+        for name, value in (_QUIET.items() if ipv6 else ())
+    )
+
+
 def connect(
     nl: Netlink,
     netns_fd: int,
@@ -104,6 +118,8 @@ def connect(
     nl.request([made])
     try:
         nl.request(_port(attachment.host_name, isolated, ipv6))
+        if ipv6:
+            call_in(netns_fd, lambda: _quieten(attachment.interface))
         with netlink_in(netns_fd) as inside:
             inside.request(_inside(attachment, ipv6))
     except BaseException:
@@ -155,6 +171,11 @@ def lines(attachment: Attachment) -> tuple[str, ...]:
 def _port(name: str, isolated: bool, ipv6: bool) -> list[bytes]:
     """The settings come first: a port that is up without them gets an IPv6 address of its own."""
     return [links.set_port(name, isolated=isolated, ipv6=ipv6), links.set_up(name)]
+
+
+def _quieten(interface: str) -> None:
+    for name, value in _QUIET.items():
+        set_link_sysctl("ipv6", interface, name, value)
 
 
 def _inside(attachment: Attachment, ipv6: bool) -> list[bytes]:

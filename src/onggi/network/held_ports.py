@@ -13,7 +13,6 @@ import errno
 import os
 import socket
 import time
-import weakref
 
 from onggi.errors import Conflict, FailedPrecondition, ResourceExhausted, SyscallError
 
@@ -27,8 +26,8 @@ _ATTEMPTS = 50
 #: How long an error waits for the name of who has the port.
 _SEARCH_S = 0.1
 _TCP_LISTEN = "0A"
-#: Every socket held in this process, for `aside`.
-_HELD: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+#: Every socket held in this process by protocol and number, for `aside`: not by who holds it.
+_HELD: dict[tuple[str, int], list[socket.socket]] = {}
 
 
 class HeldPorts:
@@ -55,11 +54,16 @@ class HeldPorts:
         sockets = _bind_all(protocol, address, port)
         number: int = sockets[0].getsockname()[1]
         self._held[protocol, address, number] = sockets
+        _HELD.setdefault((protocol, number), []).extend(sockets)
         return number
 
     def release(self, protocol: str, address: str, port: int) -> None:
         """Let go of a port; one that is not held is no error."""
-        for sock in self._held.pop((protocol, address, port), ()):
+        sockets = self._held.pop((protocol, address, port), [])
+        others = [sock for sock in _HELD.pop((protocol, port), ()) if sock not in sockets]
+        if others:
+            _HELD[protocol, port] = others
+        for sock in sockets:
             sock.close()
 
     def close(self) -> None:
@@ -75,8 +79,7 @@ def aside(protocol: str, port: int) -> Iterator[None]:
     For the proxy, which serves [::1] beside a socket that holds every address. To listen, it must
     begin here, too.
     """
-    kind = _KINDS[protocol]
-    ours = [s for s in _HELD if s.fileno() >= 0 and s.type == kind and s.getsockname()[1] == port]
+    ours = list(_HELD.get((protocol, port), ()))
     for sock in ours:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -130,7 +133,6 @@ def _bind(protocol: str, address: str, port: int) -> socket.socket | None:
         if error.errno == errno.EADDRNOTAVAIL and address == "::":
             return None  # IPv6 is switched off
         raise
-    _HELD.add(sock)
     return sock
 
 

@@ -250,7 +250,11 @@ def _network_steps(links: LinkSetup | None) -> list[Step]:
         return steps
     if links.inside_messages:
         _, inside = _divide(links.lines)
-        steps.append(ConfigureNetwork(messages=links.inside_messages, lines=inside))
+        steps.append(
+            ConfigureNetwork(
+                messages=links.inside_messages, settings=links.inside_settings, lines=inside
+            )
+        )
     if links.sockets:
         steps.append(BindSockets(sockets=links.sockets))
     return steps

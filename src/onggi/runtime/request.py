@@ -57,15 +57,17 @@ class LinkSetup(Struct, frozen=True):
     """How a new network namespace is connected, as netlink messages that keel sends.
 
     `host_messages`: on the host, with the pid of the container's first process written at each of
-    `pid_offsets`; `inside_messages`: inside, after these. Every message is acknowledged, the first
-    refusal ends the start. `lines`: what they do, for a person: `interface: fact`, the first of an
-    interface about its link, the others about what it has inside. `sockets`: bound inside and
-    handed to the engine with STARTED, as BindSockets has them.
+    `pid_offsets`; `inside_messages`: inside, after these and `inside_settings` (as
+    ConfigureNetwork has them). Every message is acknowledged, the first refusal ends the start.
+    `lines`: what they do, for a person: `interface: fact`, the first of an interface about its
+    link, the others about what it has inside. `sockets`: bound inside and handed to the engine with
+    STARTED, as BindSockets has them.
     """
 
     host_messages: bytes
     pid_offsets: tuple[int, ...]
     inside_messages: bytes
+    inside_settings: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
 

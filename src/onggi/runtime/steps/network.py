@@ -31,15 +31,19 @@ class SendNetlink(Step, frozen=True, kw_only=True):
 
 
 class ConfigureNetwork(Step, frozen=True, kw_only=True):
-    """Have the kernel carry out messages in the container's own network namespace."""
+    """Have the kernel carry out messages in the container's own network namespace.
+
+    `settings` are written before, below the host's /proc/sys/net: `ipv6/conf/eth0/accept_ra=0`.
+    """
 
     opcode = 41
-    signature = "s"
+    signature = "sl"
     concerns = "network"
     section = "rtnetlink(7)"
     protects = "the host's addresses and routes: these are the container's own"
 
     messages: bytes
+    settings: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
 
     def describe(self) -> str:
