@@ -1,6 +1,6 @@
 # make run    everything a fresh machine needs, then a real Debian container and both views of it
 # make test   everything a fresh machine needs, then every check and test
-# make test-cgroup2  what of it runs in a guest with cgroup v2 alone (`make test` does too)
+# make test-cgroup2  what of it runs in a guest with cgroup v2 alone (`make test` runs a part)
 # make check  format, lint, types, layers, C warnings
 # make fuzz   atheris on the parsers of hostile bytes, SECONDS each (TARGETS="tar erofs": only these)
 # make conformance  runtime-tools', crun's and runc's own tests on onggi-runtime, runc and crun
@@ -23,10 +23,12 @@ test: build check
 	$(MAKE) -s -C keel fuzz SECONDS=5
 	$(BIN)/python -m pytest -q
 
-# the engine and its limits on an older kernel with cgroup v2 alone, in a guest of the test's own
+# the engine, its limits and onggi-runtime on an older kernel with cgroup v2 alone, in a guest of
+# the tests' own
 test-cgroup2: build
 	@scripts/packages test
-	$(BIN)/python -m pytest -q tests/kernel/test_cgroups_guest.py tests/acceptance/test_guest.py
+	ONGGI_GUEST=all $(BIN)/python -m pytest -q tests/kernel/test_cgroups_guest.py \
+	    tests/acceptance/test_guest.py
 
 check: build
 	$(BIN)/ruff format --check -q .

@@ -32,6 +32,8 @@ mountpoint -q /dev || mount -t devtmpfs none /dev
 mkdir -p /dev/shm /dev/pts
 mount -t tmpfs none /dev/shm
 mount -t devpts -o ptmxmode=0666 none /dev/pts
+ln -s /proc/self/fd /dev/fd
+for number in 0:stdin 1:stdout 2:stderr; do ln -s fd/${{number%:*}} /dev/${{number#*:}}; done
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs none /run
 ip link set lo up

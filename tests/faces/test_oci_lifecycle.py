@@ -495,6 +495,15 @@ def test_list_and_ps_show_what_there_is(runtime: Runtime) -> None:
     assert line.split()[0] == container
     pid = runtime.state(container)["pid"]
     assert json.loads(runtime.call("ps", "-f", "json", container).stdout) == [pid]
+
+
+@pytest.mark.skipif(
+    subprocess.run(["ps"], capture_output=True, check=False).returncode != 0,
+    reason="host feature missing: a ps that works on this kernel",
+)
+def test_ps_prints_the_hosts_table(runtime: Runtime) -> None:
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("start", container)
     assert "/bin/sleep 1000" in runtime.call("ps", container).stdout
 
 

@@ -16,6 +16,9 @@ from kernel.oci_rig import NEEDS_ROOT_AND_BUSYBOX, Bundle, bundle
 pytestmark = NEEDS_ROOT_AND_BUSYBOX
 __all__ = ["bundle"]
 
+HAS_TIME = Path("/proc/self/ns/time").exists()
+NEEDS_TIME = pytest.mark.skipif(not HAS_TIME, reason="host feature missing: time namespaces")
+
 #: The specification's name of each type → its file in /proc/PID/ns.
 FILES = {
     "cgroup": "cgroup",
@@ -23,11 +26,14 @@ FILES = {
     "mount": "mnt",
     "network": "net",
     "pid": "pid",
-    "time": "time",
+    **({"time": "time"} if HAS_TIME else {}),
     "user": "user",
     "uts": "uts",
 }
-OTHERS = [kind for kind in FILES if kind not in ("mount", "user")]
+OTHERS = [
+    *(kind for kind in FILES if kind not in ("mount", "user", "time")),
+    pytest.param("time", marks=NEEDS_TIME),
+]
 
 
 @contextmanager
@@ -157,6 +163,7 @@ def test_paths_that_are_no_namespaces(bundle: Bundle) -> None:
     assert "$.linux.namespaces[1].path: 'ns/net' is not absolute" in bundle.refused()
 
 
+@NEEDS_TIME
 def test_clocks_with_offsets(bundle: Bundle) -> None:
     bundle.namespaces("mount", "pid", "time")
     bundle.linux["timeOffsets"] = {
