@@ -366,3 +366,38 @@ def test_it_asks_who_comes(onggi: Onggi, other: Onggi, tmp_path: Path) -> None:
     assert marker_of(onggi, f"localhost:{address.rpartition(':')[2]}/back:1") == "guarded"
     other.run("engine", "stop")
     settings.unlink()
+
+
+def test_who_has_no_name_pulls_and_who_has_one_pushes(
+    onggi: Onggi, other: Onggi, tmp_path: Path
+) -> None:
+    """Every client, by tokens that it is told of at its first request."""
+    digest = make_image(onggi, "open:1", "open")
+    options = ("--push", "--user", USER, "--password-stdin", "--anonymous-pull")
+    with serving(onggi, *options, stdin=PASSWORD) as address:
+        name, creds = f"{address}/open:1", f"{USER}:{PASSWORD}"
+        skopeo("copy", "-q", f"docker://{name}", f"dir:{tmp_path}/pulled")
+        back = (f"dir:{tmp_path}/pulled", f"docker://{address}/skopeo:1")
+        skopeo("copy", "-q", "--dest-creds", creds, *back)
+        other.run("pull", name)
+        login = ("login", "-u", USER, "--password-stdin", address)
+        assert other.run(*login, check=False, stdin=b"wrong").returncode == 125
+        refused = other.run("push", name, f"{address}/onggi:1", check=False)
+        assert f"onggi login {address}" in refused.stderr
+        other.run(*login, stdin=PASSWORD.encode())
+        other.run("push", name, f"{address}/onggi:1")
+        other.run("logout", address)
+        with peers.podman() as podman:
+            podman("pull", "-q", "--tls-verify=false", name)
+            podman(
+                "push", "-q", "--tls-verify=false", "--creds", creds, name, f"{address}/podman:1"
+            )
+        with peers.docker() as docker:
+            docker("pull", "-q", name)
+            docker("tag", name, f"{address}/docker:1")
+            docker("--config", str(tmp_path), "login", "-u", USER, "-p", PASSWORD, address)
+            docker("--config", str(tmp_path), "push", "-q", f"{address}/docker:1")
+        port = address.rpartition(":")[2]
+        for client in ("skopeo", "onggi", "podman", "docker"):
+            assert marker_of(onggi, f"localhost:{port}/{client}:1") == "open"
+        assert digest_in(onggi, f"localhost:{port}/skopeo:1") == digest

@@ -436,6 +436,35 @@ class TestAccess:
             assert peer.ask("GET", "/v2/_catalog").status == 200
             assert peer.ask("POST", "/v2/a/blobs/uploads/").status == 401
 
+    def test_tokens_where_some_need_no_name(self, root: Path) -> None:
+        """Clients learn at the first request that there are names; so skopeo pushes, too."""
+        options = ("--push", "--user=ann", "--password-stdin", "--anonymous-pull")
+        with onggi_registry(root, *options, stdin=b"pw") as peer:
+
+            def token(headers: dict[str, str] | None = None) -> dict[str, str]:
+                reply = peer.ask("GET", "/token?service=x&scope=y", headers=headers or {})
+                return {"Authorization": f"Bearer {reply.json['token']}"}
+
+            greeting = peer.ask("GET", "/v2/")
+            assert greeting.status == 401
+            assert 'Bearer realm="http://' in greeting.headers["www-authenticate"]
+            assert '/token",service=' in greeting.headers["www-authenticate"]
+            refused = peer.ask("POST", "/v2/a/b/blobs/uploads/")
+            assert 'scope="repository:a/b:pull,push"' in refused.headers["www-authenticate"]
+            assert peer.ask("POST", "/token").status == 405
+
+            anybody, ann = token(), token(basic("ann", "pw"))
+            for headers, reading, writing in ((anybody, 200, 401), (ann, 200, 202)):
+                assert peer.ask("GET", "/v2/", headers=headers).status == reading
+                assert peer.ask("POST", "/v2/a/blobs/uploads/", headers=headers).status == writing
+            assert peer.ask("GET", "/v2/", headers=basic("ann", "pw")).status == 200
+            assert peer.ask("GET", "/token", headers=basic("ann", "px")).status == 401
+            name, until_s, seal = ann["Authorization"].removeprefix("Bearer ").split(".")
+            for forged in (f"{name}.{int(until_s) + 1}.{seal}", f".{until_s}.{seal}", "..", "e"):
+                headers = {"Authorization": f"Bearer {forged}"}
+                assert peer.ask("GET", "/v2/", headers=headers).status == 401
+            assert peer.ask("GET", "/v2/", headers={"Host": 'x"y'}).status in (400, 403)
+
     def test_the_body_is_not_wanted_before_the_sender_is_known(self, root: Path) -> None:
         options = ("--push", "--user=ann", "--password-stdin")
         with onggi_registry(root, *options, stdin=b"pw") as peer:

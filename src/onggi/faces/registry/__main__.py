@@ -105,6 +105,7 @@ def serve(arguments: argparse.Namespace) -> None:
         user=arguments.user,
         password=_password(arguments),
         anonymous_pull=arguments.anonymous_pull,
+        tls=tls is not None,
         loopback_only=address.is_loopback,
         own_host=arguments.own,
     )

@@ -13,16 +13,24 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
+import re
 import ssl
 from collections.abc import Mapping
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from onggi.errors import InvalidArgument, PermissionDenied, from_os_error
-from onggi.faces.registry.answers import ApiError
+from onggi.faces.registry import tokens
+from onggi.faces.registry.answers import Answer, ApiError, json_answer
 from onggi.faces.registry.routes import READING
+from onggi.faces.registry.tokens import Tokens
 
-_CHALLENGE = (("WWW-Authenticate", 'Basic realm="onggi registry", charset="UTF-8"'),)
+TOKEN_PATH = "/token"  # noqa: S105 - where they are asked for
+_SERVICE = "onggi registry"
+_BASIC = f'Basic realm="{_SERVICE}", charset="UTF-8"'
+_ALLOW_GET = (("Allow", "GET"),)
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+_REPOSITORY = re.compile(r"/v2/(.+?)/(?:manifests|blobs)/")
 
 
 class Address(Struct, frozen=True):
@@ -58,27 +66,70 @@ class Address(Struct, frozen=True):
 
 
 class Rules(Struct, frozen=True):
-    """What the server was told. Without `user` everybody is welcome, for what is allowed at all."""
+    """What the server was told. Without `user` everybody is welcome, for what is allowed at all.
+
+    With `anonymous_pull` clients show tokens, which everybody gets who does not claim to be the
+    user. `tls`: it is spoken here.
+    """
 
     push: bool = False
     user: str = ""
     password: bytes = b""
     anonymous_pull: bool = False
+    tokens: Tokens = field(default_factory=Tokens)
+    tls: bool = False
     loopback_only: bool = True
     own_host: str = ""
 
-    def check(self, method: str, headers: Mapping[str, str]) -> None:
+    def check(self, method: str, path: str, headers: Mapping[str, str]) -> None:
         """Let a request pass. Raises: ApiError with the reason."""
         self._check_browser(method, headers)
         reads = method in READING
-        if self.user and not (reads and self.anonymous_pull) and not self._knows(headers):
-            raise ApiError(
-                401, "UNAUTHORIZED", "a user's name and password are needed", headers=_CHALLENGE
-            )
+        if self.user and not self._may(reads, path, headers):
+            raise self._unauthorized(reads, path, headers)
         if not reads and not self.push:
             raise ApiError(
                 405, "UNSUPPORTED", "this server is for pulling: it was started without --push"
             )
+
+    def token(self, method: str, headers: Mapping[str, str]) -> Answer:
+        """A token for the user, who proves to be that, or for anybody, who does not try.
+
+        Raises: ApiError: the name or the password is wrong.
+        """
+        self._check_browser(method, headers)
+        if method != "GET":
+            raise ApiError(405, "UNSUPPORTED", "ask for a token by GET", headers=_ALLOW_GET)
+        claims = "authorization" in headers
+        if claims and not self._proves(headers):
+            raise self._refused(_BASIC)
+        token = self.tokens.issue(self.user if claims else "")
+        lifetime_s = tokens.LIFETIME_S
+        return json_answer({"token": token, "access_token": token, "expires_in": lifetime_s})
+
+    def _may(self, reads: bool, path: str, headers: Mapping[str, str]) -> bool:
+        """Whether the sender of a request is the user, or need not be."""
+        shown = self._shown(headers)
+        if shown == self.user or self._proves(headers):
+            return True
+        # The first request tells clients what they will be asked for.
+        greets = path in ("/v2", "/v2/")
+        return self.anonymous_pull and reads and (not greets or shown is not None)
+
+    def _unauthorized(self, reads: bool, path: str, headers: Mapping[str, str]) -> ApiError:
+        host = headers.get("host", "")
+        if not self.anonymous_pull or not _HOST.fullmatch(host):
+            return self._refused(_BASIC)
+        realm = f"{'https' if self.tls else 'http'}://{host}{TOKEN_PATH}"
+        challenge = f'Bearer realm="{realm}",service="{_SERVICE}"'
+        repository = _REPOSITORY.match(path)
+        if repository and not reads and '"' not in repository[1]:
+            challenge += f',scope="repository:{repository[1]}:pull,push"'
+        return self._refused(challenge)
+
+    def _refused(self, challenge: str) -> ApiError:
+        words = "a user's name and password are needed"
+        return ApiError(401, "UNAUTHORIZED", words, headers=(("WWW-Authenticate", challenge),))
 
     def _check_browser(self, method: str, headers: Mapping[str, str]) -> None:
         """A web page must not reach a server on loopback through its reader's browser."""
@@ -99,7 +150,12 @@ class Rules(Struct, frozen=True):
         except ValueError:
             return False
 
-    def _knows(self, headers: Mapping[str, str]) -> bool:
+    def _shown(self, headers: Mapping[str, str]) -> str | None:
+        """Whose token a request comes with; None: with none that is good."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return self.tokens.user_of(token.strip()) if scheme.lower() == "bearer" else None
+
+    def _proves(self, headers: Mapping[str, str]) -> bool:
         scheme, _, encoded = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "basic":
             return False

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from onggi.faces.registry.access import Address, Rules
+from onggi.faces.registry.access import TOKEN_PATH, Address, Rules
 from onggi.faces.registry.answers import Answer, ApiError, FileSlice, Request
 from onggi.faces.registry.inbound import (
     HEAD_S,
@@ -203,8 +203,7 @@ class Connection(http.server.BaseHTTPRequestHandler):
             self.send_error(400, str(error))
             return
         try:
-            self.server.rules.check(request.method, request.headers)
-            answer = self.server.answer(request)
+            answer = self._permitted(request)
         except ApiError as refusal:
             answer = refusal.answer()
         except FramingError as error:
@@ -216,6 +215,13 @@ class Connection(http.server.BaseHTTPRequestHandler):
         finally:
             self._waits_for_continue = False
         self._send(answer)
+
+    def _permitted(self, request: Request) -> Answer:
+        rules = self.server.rules
+        if rules.anonymous_pull and request.path == TOKEN_PATH:
+            return rules.token(request.method, request.headers)
+        rules.check(request.method, request.path, request.headers)
+        return self.server.answer(request)
 
     def _request(self) -> Request:
         if self.headers.defects:
