@@ -36,5 +36,5 @@ def test_onggi_runtime(tmp_path: Path) -> None:
     if os.environ.get("ONGGI_GUEST") == "all":
         found = (*TESTS.glob("kernel/test_oci_*.py"), *TESTS.glob("faces/test_oci_*.py"))
         suites = tuple(sorted(str(path.relative_to(TESTS)) for path in found))
-    report = run_in_guest(tmp_path, suites, modules=("overlay",), disk_mib=256, timeout_s=1700)
+    report = run_in_guest(tmp_path, suites, modules=("overlay",), disk_mib=2048, timeout_s=1700)
     assert " passed" in report

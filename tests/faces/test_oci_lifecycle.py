@@ -498,7 +498,7 @@ def test_list_and_ps_show_what_there_is(runtime: Runtime) -> None:
 
 
 @pytest.mark.skipif(
-    subprocess.run(["ps"], capture_output=True, check=False).returncode != 0,
+    subprocess.run(["ps", "-ef"], capture_output=True, check=False).returncode != 0,
     reason="host feature missing: a ps that works on this kernel",
 )
 def test_ps_prints_the_hosts_table(runtime: Runtime) -> None:
