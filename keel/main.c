@@ -1,5 +1,5 @@
 /* keel: `keel monitor N` starts and supervises one task, `keel create N` starts one that others
- * supervise (README.md). */
+ * supervise, `keel hold 0` keeps a cgroup's place (README.md). */
 #include <errno.h>
 #include <linux/close_range.h>
 #include <signal.h>
@@ -140,15 +140,31 @@ static int keel_main(struct monitor *m, uint16_t role, unsigned borrowed) {
                                   : create_task(m, &plan, borrowed);
 }
 
+/* Be there, in whatever cgroup others move us to, until the spawner closes fd 3 or ends. */
+static int hold_place(void) {
+    char nothing;
+    setsid();
+    if (prctl(PR_SET_DUMPABLE, 0) < 0 || close_range(PLAN_FD + 1, ~0u, 0) < 0)
+        return EXIT_FAILURE;
+    while (read(PLAN_FD, &nothing, 1) < 0 && errno == EINTR)
+        ;
+    return EXIT_SUCCESS;
+}
+
 int main(int argc, char **argv) {
     const char *at = argc == 3 ? argv[2] : "";
     uint64_t borrowed = parse_u64(&at);
     int monitors = argc == 3 && strcmp(argv[1], "monitor") == 0;
     int creates = argc == 3 && strcmp(argv[1], "create") == 0;
-    if (!(monitors || creates) || borrowed > NO_SLOT || *at || at == argv[2]) {
+    int holds = argc == 3 && strcmp(argv[1], "hold") == 0;
+    if (!(monitors || creates || holds) || borrowed > NO_SLOT || *at || at == argv[2]) {
         static const char usage[] =
-            "usage: keel monitor|create N (spawned by onggi, see keel/README.md)\n";
+            "usage: keel monitor|create|hold N (spawned by onggi, see keel/README.md)\n";
         return write(STDERR_FILENO, usage, sizeof usage - 1) < 0 ? EXIT_FAILURE : EXIT_USAGE;
+    }
+    if (holds) {
+        prctl(PR_SET_NAME, "keel:hold");
+        return hold_place();
     }
     prctl(PR_SET_NAME, monitors ? "keel:monitor" : "keel:create");
     return keel_main(&the_monitor, monitors ? STEP_SUPERVISE : STEP_HAND_OVER, (unsigned)borrowed);

@@ -38,7 +38,7 @@ def features(host: HostFacts, *, systemd: bool = False) -> dict[str, Any]:
                 "v1": True,
                 "v2": True,
                 "systemd": systemd,
-                "systemdUser": False,
+                "systemdUser": systemd,
                 "rdma": True,
             },
             "seccomp": _seccomp(host),

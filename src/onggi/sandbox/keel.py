@@ -100,7 +100,7 @@ def spawn(keel: Keel, role: str, sources: Sequence[int], stdio: Sequence[Any]) -
     Raises:
         ResourceExhausted: no descriptors, memory or processes left.
     """
-    borrowed_count = len(sources) - (FIRST_SLOT_FD - _PLAN_FD)
+    borrowed_count = max(len(sources) - (FIRST_SLOT_FD - _PLAN_FD), 0)
     with ExitStack() as stack:
         # dup2 in sequence must not overwrite a source that is still to be placed.
         limit = _PLAN_FD + len(sources)

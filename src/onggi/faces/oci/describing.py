@@ -105,7 +105,8 @@ def show_features(context: Context, arguments: Arguments) -> None:
     from onggi.runtime.features import features  # noqa: PLC0415
     from onggi.runtime.host import probe  # noqa: PLC0415
 
-    say(jsontext.pretty(features(probe()), 2))
+    # sd_booted(3)
+    say(jsontext.pretty(features(probe(), systemd=os.path.isdir("/run/systemd/system")), 2))
 
 
 def refuse_checkpoint(context: Context, arguments: Arguments) -> None:

@@ -37,7 +37,13 @@ def update(context: Context, arguments: Arguments) -> None:
         resources = parse_resources(_read(path))
     else:
         resources = resources_of(arguments)
-    warnings, _ = _own_cgroup(record).update(resources)
+    cgroup = _own_cgroup(record)
+    if record.systemd:
+        from onggi.sandbox.oci.systemd import place  # noqa: PLC0415 - for its containers alone
+
+        warnings = place.update(record, cgroup, resources)
+    else:
+        warnings, _ = cgroup.update(resources)
     for warning in warnings:
         context.log.warn(warning)
 

@@ -57,14 +57,14 @@ _EXEC_FAILED = 255
 
 
 class Context:
-    """What every verb is told besides its own arguments."""
+    """What every verb is told besides its own arguments. `cgroups`: who makes them."""
 
-    __slots__ = ("log", "root", "systemd")
+    __slots__ = ("cgroups", "log", "root")
 
-    def __init__(self, root: str, log: Log, *, systemd: bool) -> None:
+    def __init__(self, root: str, log: Log, cgroups: str) -> None:
         self.root = root
         self.log = log
-        self.systemd = systemd
+        self.cgroups = cgroups
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,7 +108,7 @@ def _command(before: Arguments, log: Log) -> int:
         from onggi.faces.oci.about import print_help  # noqa: PLC0415
 
         return print_help([name])
-    context = Context(_root(before), log, systemd=_wants_systemd(before))
+    context = Context(_root(before), log, _cgroup_manager(before))
     log.debug(f"{name} {' '.join(arguments.rest)}: in {context.root}")
     code = int(run(context, arguments) or 0)
     log.debug(f"{name}: answers {code}")
@@ -141,13 +141,16 @@ def _is_ordinary_user() -> bool:
     return inside != outside and os.environ.get("USER") != "root"
 
 
-def _wants_systemd(before: Arguments) -> bool:
+def _cgroup_manager(before: Arguments) -> str:
+    """`cgroupfs`, `disabled`, `systemd`, or `systemd-user` for the systemd of an ordinary user."""
     manager = before.text("cgroup-manager")
     if manager not in ("", "cgroupfs", "systemd", "disabled"):
         raise InvalidArgument(
             f"unknown cgroup manager {manager!r}", hint="cgroupfs, systemd and disabled are known"
         )
-    return before.on("systemd-cgroup") or manager == "systemd"
+    if before.on("systemd-cgroup") or manager == "systemd":
+        return "systemd-user" if _is_ordinary_user() else "systemd"
+    return manager or "cgroupfs"
 
 
 def _told(error: EngineError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from onggi.errors import InvalidArgument, Unsupported
+from onggi.errors import InvalidArgument
 from onggi.faces.oci.arguments import SWITCH, VALUE
 from onggi.faces.oci.changing import begin, remove
 from onggi.sandbox.oci import creation
@@ -63,12 +63,6 @@ def run(context: Context, arguments: Arguments) -> int:
 def _order(context: Context, arguments: Arguments, *, waits: bool = False) -> Order:
     if len(arguments.rest) != 1:
         raise InvalidArgument("a container id is needed, and nothing more")
-    if context.systemd:
-        raise Unsupported(
-            "cgroups made by systemd are not there yet",
-            hint="let the caller use cgroupfs: --cgroup-manager=cgroupfs of podman, "
-            "native.cgroupdriver=cgroupfs of dockerd, SystemdCgroup = false of containerd",
-        )
     return Order(
         arguments.rest[0],
         arguments.text("bundle") or os.getcwd(),
@@ -80,6 +74,7 @@ def _order(context: Context, arguments: Arguments, *, waits: bool = False) -> Or
         keyring=not arguments.on("no-new-keyring"),
         no_pivot=arguments.on("no-pivot"),
         connect=_connect,
+        cgroups=context.cgroups,
         waits=waits,
     )
 

@@ -60,6 +60,17 @@ class Cgroup:
                 remove_tree(path)
             raise
 
+    def complete(self, resources: Resources = _NO_RESOURCES) -> None:
+        """Make it where `resources` need it and whoever else has made it (systemd) has not.
+
+        Raises:
+            EngineError: the host refuses; what was made stays, for `remove`.
+        """
+        present = self._present()
+        for hierarchy in controllers.hierarchies(self.layout, resources):
+            if hierarchy not in present:
+                self._make(hierarchy, resources)
+
     @property
     def exists(self) -> bool:
         """Whether it is there in any hierarchy."""

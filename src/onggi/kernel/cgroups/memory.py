@@ -65,7 +65,7 @@ def v2(resources: Resources, files: Files) -> tuple[Change, ...]:
         return ()
     _check(memory, files.read("memory.current"))
     changes: list[Change] = []
-    swap = _swap_alone(memory)
+    swap = swap_alone(memory)
     if swap is not None:
         changes.append(Write("memory.swap.max", maximum(swap)))
     if memory.limit:
@@ -151,7 +151,7 @@ def _check(memory: Memory, usage: str | None) -> None:
         )
 
 
-def _swap_alone(memory: Memory) -> int | None:
+def swap_alone(memory: Memory) -> int | None:
     """OCI's memory-and-swap as v2's swap; None leaves it alone, negative is no limit."""
     bytes_, swap = memory.limit or 0, memory.swap or 0
     if swap == 0:

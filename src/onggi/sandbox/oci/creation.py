@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 from msgspec import structs
 
-from onggi.errors import SpecError, from_os_error
+from onggi.errors import AlreadyExists, SpecError, from_os_error
 from onggi.kernel.liveness import boot_id, own_identity
 from onggi.runtime.host import HostFacts, probe
 from onggi.runtime.plan import plan
@@ -55,11 +55,13 @@ class Order:
 
     `preserved`: how many descriptors from 3 on the application gets. `waits`: the caller stays
     until the end, and takes the terminal itself. `connect`: what brings in the network devices
-    that the configuration takes from the host.
+    that the configuration takes from the host. `cgroups`: who makes them, `cgroupfs` (we),
+    `systemd`, `systemd-user`, or nobody (`disabled`).
     """
 
     __slots__ = (
         "bundle",
+        "cgroups",
         "config_path",
         "connect",
         "console_socket",
@@ -86,6 +88,7 @@ class Order:
         no_pivot: bool = False,
         connect: Callable[[Config], LinkSetup | None] = lambda _: None,
         waits: bool = False,
+        cgroups: str = "cgroupfs",
     ) -> None:
         self.id = container_id
         self.bundle = os.path.abspath(bundle)
@@ -97,6 +100,7 @@ class Order:
         self.no_pivot = no_pivot
         self.connect = connect
         self.waits = waits
+        self.cgroups = cgroups
         self.warn = warn
 
 
@@ -195,12 +199,11 @@ def _owner() -> str:
 def _make(
     directory: Directory, record: Record, order: Order, config: Config, host: HostFacts
 ) -> Made:
-    record.cgroup = limits.path_of(config, record.id, host.cgroups)
-    directory.write(record)
-    cgroup = limits.make(record.cgroup, config, host, order.warn)
-    record.cgroup = cgroup.path if cgroup else ""
-    record.freezer = limits.freezer_file(cgroup) if cgroup else ""
     with ExitStack() as stack:
+        place = stack.enter_context(_place(directory, record, order, config, host))
+        cgroup = place.cgroup
+        record.cgroup = cgroup.path if cgroup else ""
+        record.freezer = limits.freezer_file(cgroup) if cgroup else ""
         console = stack.enter_context(connect_console(order.console_socket))
         slots = Slots(stack)
         request = start_request(record, order, slots, cgroup, order.connect(config))
@@ -210,10 +213,30 @@ def _make(
             order.warn(warning)
         offspring = Offspring(made, slots.fds, order.warn)
         try:
-            return _record(directory, record, order, config, offspring, console)
+            return _record(directory, record, order, config, offspring, console, place)
         except BaseException:
             offspring.close()
             raise
+
+
+def _place(
+    directory: Directory, record: Record, order: Order, config: Config, host: HostFacts
+) -> limits.Place:
+    """The container's cgroup, on record before it is made."""
+    if order.cgroups == "disabled":
+        return limits.Place(None)
+    if order.cgroups != "cgroupfs":
+        from onggi.sandbox.oci.systemd.place import ScopePlace  # noqa: PLC0415 - D-Bus: 15 ms
+
+        user = order.cgroups == "systemd-user"
+        return ScopePlace(directory, record, config, host, order.warn, user=user)
+    record.cgroup = limits.path_of(config, record.id, host.cgroups)
+    directory.write(record)
+    try:
+        return limits.Place(limits.make(record.cgroup, config, host, order.warn))
+    except AlreadyExists:
+        record.cgroup = ""  # it is another's, and not to be cleaned up
+        raise
 
 
 def plan_start(config: Config, host: HostFacts, request: StartRequest, rootfs: str) -> Plan:
@@ -350,6 +373,7 @@ def _record(
     config: Config,
     offspring: Offspring,
     console: socket.socket,
+    place: limits.Place,
 ) -> Made:
     started = offspring.started()
     made = Made(record, config, offspring, started)
@@ -364,6 +388,7 @@ def _record(
             settle_terminal(made.terminal)
         if order.pid_file:
             write_whole(None, order.pid_file, str(record.pid).encode(), 0o644)
+        place.settle()
         offspring.recorded()
     except BaseException:
         for fd in (made.pidfd, made.terminal):

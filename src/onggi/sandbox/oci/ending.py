@@ -18,6 +18,7 @@ from onggi.errors import (
     SyscallError,
     Unavailable,
 )
+from onggi.kernel.liveness import boot_id
 from onggi.kernel.syscalls import pidfd_open, pidfd_send_signal
 from onggi.sandbox.oci.records import SOCKET_NAME, Directory, Record, process_of, status_of
 
@@ -177,11 +178,20 @@ def clean(
         Unavailable: a process does not end.
     """
     _end_process(directory, record)
-    if record.cgroup:
-        _remove_cgroup(cgroup_of(record))
+    if record.running_boot == boot_id():  # of another boot there is nothing but the directory
+        if record.systemd:
+            _remove_scope(directory, record)
+        elif record.cgroup:
+            _remove_cgroup(cgroup_of(record))
     if before is not None and record.pid:
         before(record)
     directory.remove()
+
+
+def _remove_scope(directory: Directory, record: Record) -> None:
+    from onggi.sandbox.oci.systemd import place  # noqa: PLC0415 - for its containers alone
+
+    place.remove(directory, record, lambda: _remove_cgroup(cgroup_of(record)))
 
 
 def _end_process(directory: Directory, record: Record) -> None:

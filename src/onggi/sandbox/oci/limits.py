@@ -25,6 +25,24 @@ if TYPE_CHECKING:
 _DENY_ALL = DeviceRule(allow=False)
 
 
+class Place:
+    """Where a container's processes are to be. `cgroup` None: where their maker is.
+
+    A context manager: it is left when they are there, or are not to be.
+    """
+
+    def __init__(self, cgroup: Cgroup | None) -> None:
+        self.cgroup = cgroup
+
+    def settle(self) -> None:
+        """The container's first process is there, and executes nothing yet."""
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 def path_of(config: Config, container_id: str, layout: CgroupLayout) -> str:
     """The cgroup's path below the root of each hierarchy."""
     asked = (config.linux or Linux()).cgroups_path or container_id

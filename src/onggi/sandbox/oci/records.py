@@ -41,7 +41,8 @@ class Record:
 
     `creator`: pid and start time of the command that makes it, as long as it does (`pid` is 0).
     `cgroup`: below the root of each hierarchy, empty: none. `freezer`: the file that says whether
-    it stands still, empty: nothing can. `hooks`: which kinds of hooks later verbs have to run.
+    it stands still, empty: nothing can. `systemd`: its unit, empty: none. `hooks`: which kinds of
+    hooks later verbs have to run.
     """
 
     __slots__ = (
