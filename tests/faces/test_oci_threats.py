@@ -268,3 +268,16 @@ def test_what_waits_to_be_started_holds_nothing_of_the_host_and_shows_nothing(
         pytest.skip("host feature missing: setpriv")
     words = ["setpriv", "--bounding-set", "-sys_ptrace", "readlink", f"/proc/{pid}/fd/0"]
     assert subprocess.run(words, capture_output=True, check=False).returncode != 0
+
+
+def test_a_cgroup_that_another_container_lives_in_is_left_alone(runtime: Runtime) -> None:
+    def shared(config: dict[str, Any]) -> None:
+        config["linux"]["cgroupsPath"] = f"/{runtime.name('shared')}"
+
+    first = runtime.create("a", runtime.bundle("/bin/sleep", "1000", change=shared))
+    runtime.call("start", first)
+    runtime.wait(first, "running")
+    words = ("-b", str(runtime.bundle("/bin/true", change=shared)), runtime.name("b"))
+    done = runtime.call("create", *words, check=False)
+    assert "exists and has processes" in done.stderr
+    assert runtime.state(first)["status"] == "running"

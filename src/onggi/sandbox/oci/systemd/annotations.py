@@ -7,7 +7,7 @@ Source: runc docs/systemd.md "Auxiliary properties"; GVariant text format.
 
 from __future__ import annotations
 
-import ast
+import re
 
 from onggi.errors import SpecError
 
@@ -37,7 +37,10 @@ ALLOWED = {
     "TimeoutStopUSec": "t",
 }
 _TYPES = frozenset("byte int16 uint16 int32 uint32 handle int64 uint64 double string".split())
-_MAX_VALUE_CHARACTERS = 4096
+_MAX_VALUE_CHARACTERS = 1024
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,9})?")
+_STRING = re.compile(r"'[^'\\]*'|\"[^\"\\]*\"")
+_LIST = re.compile(rf"\[\s*(({_STRING.pattern})\s*(,\s*({_STRING.pattern})\s*)*)?\]")
 _SECOND_US = 1_000_000
 
 
@@ -72,20 +75,22 @@ def _property(key: str, name: str, text: str) -> Properties:
 
 
 def _value(text: str) -> Any:
-    """The value of a GVariant's text, as far as the allowed types go; None: none.
-
-    Its strings, numbers and lists are written as Python's are.
-    """
+    """The value of a GVariant's text, as far as the allowed types go; None: none."""
     word, _, rest = text.strip().partition(" ")
     if word in _TYPES or word.startswith("@"):
         text = rest
     text = text.strip()
+    if len(text) > _MAX_VALUE_CHARACTERS:
+        return None
     if text in ("true", "false"):
         return text == "true"
-    try:
-        return ast.literal_eval(text) if len(text) <= _MAX_VALUE_CHARACTERS else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    if _NUMBER.fullmatch(text):
+        return float(text) if "." in text else int(text)
+    if _STRING.fullmatch(text):
+        return text[1:-1]
+    if _LIST.fullmatch(text):
+        return [item[1:-1] for item in _STRING.findall(text)]
+    return None
 
 
 def _fits(signature: str, value: Any) -> bool:

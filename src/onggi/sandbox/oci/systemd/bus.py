@@ -8,6 +8,7 @@ Source: D-Bus specification; org.freedesktop.systemd1(5); sd_bus_default(3) for 
 from __future__ import annotations
 
 import os
+import struct
 import time
 from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
 
@@ -50,7 +51,9 @@ class RefusedError(FailedPrecondition):
         self.name = name
         denied = name.endswith(("AccessDenied", "InteractiveAuthorizationRequired"))
         hint = "only root may ask the system's systemd" if denied else None
-        super().__init__(f"systemd refuses {method}: {printable(text)} ({name})", hint=hint)
+        super().__init__(
+            f"systemd refuses {method}: {printable(text)} ({printable(name)})", hint=hint
+        )
 
 
 class Bus:
@@ -128,14 +131,20 @@ class Bus:
     def _receive(self) -> None:
         """Take in what comes next."""
         self._parser.add_data(self._read())
-        while (message := self._parser.get_next_message()) is not None:
-            fields = message.header.fields
-            if message.header.message_type is MessageType.signal:
-                if fields.get(HeaderFields.member) == "JobRemoved":
-                    _, job, _, result = message.body
-                    self._ended[job] = result
-            elif HeaderFields.reply_serial in fields:
-                self._replies[fields[HeaderFields.reply_serial]] = message
+        try:
+            while (message := self._parser.get_next_message()) is not None:
+                self._take(message)
+        except (LookupError, TypeError, ValueError, struct.error) as error:
+            raise Unavailable(f"what answers as systemd does not speak D-Bus: {error}") from None
+
+    def _take(self, message: Message) -> None:
+        fields = message.header.fields
+        if message.header.message_type is MessageType.signal:
+            if fields.get(HeaderFields.member) == "JobRemoved":
+                _, job, _, result = message.body
+                self._ended[job] = result
+        elif HeaderFields.reply_serial in fields:
+            self._replies[fields[HeaderFields.reply_serial]] = message
 
     def _read(self) -> bytes:
         self._within()

@@ -13,7 +13,7 @@ import os
 
 from onggi.errors import AlreadyExists, FailedPrecondition, Unavailable
 from onggi.sandbox.keel import Keel, spawn
-from onggi.sandbox.oci.systemd.bus import Bus, RefusedError, connect
+from onggi.sandbox.oci.systemd.bus import TIMEOUT_S, Bus, RefusedError, connect
 from onggi.sandbox.oci.systemd.properties import limits_of, scope_properties
 
 TYPE_CHECKING = False
@@ -62,10 +62,14 @@ class Holder:
 class Scope:
     """What asks systemd about one unit. A context manager that owns the connection."""
 
-    def __init__(self, unit: Unit) -> None:
-        """Raises: Unsupported, Unavailable, RefusedError: as `bus.connect`."""
+    def __init__(self, unit: Unit, timeout_s: float = TIMEOUT_S) -> None:
+        """`timeout_s`: of each answer, and of each job.
+
+        Raises:
+            Unsupported, Unavailable, RefusedError: as `bus.connect`.
+        """
         self.unit = unit
-        self._bus: Bus = connect(user=unit.user)
+        self._bus: Bus = connect(user=unit.user, timeout_s=timeout_s)
 
     def __enter__(self) -> Scope:
         return self
