@@ -20,11 +20,10 @@ from onggi.kernel.cgroups.layout import CgroupLayout
 TESTS = Path(__file__).parent
 MODULES = Path("/usr/lib/uml/modules")
 
-MACHINE = (
-    "mem=1G root=/dev/root rootfstype=hostfs rootflags=/ rw con=null con0=fd:0,fd:1 umid=guest"
-).split()
+MACHINE = "mem=1G root=/dev/root rootfstype=hostfs rootflags=/ con=null con0=fd:0,fd:1".split()
 
-INIT = """#!/bin/sh
+#: What comes before either init: file systems, modules, a disk.
+PREPARE = """#!/bin/sh
 export PATH=/usr/bin:/bin:/usr/sbin:/sbin PYTHONDONTWRITEBYTECODE=1
 mount -t proc none /proc
 mount -t sysfs none /sys
@@ -40,6 +39,9 @@ ip link set lo up
 for module in {modules}; do busybox insmod $module; done
 mkdir /run/disk
 if [ -b /dev/ubda ]; then mount -t ext4 /dev/ubda /run/disk; else mount -t tmpfs t /run/disk; fi
+"""
+
+RUN = """#!/bin/sh
 cd {root}
 {python} -m pytest -q -p no:cacheprovider --basetemp=/run/disk/t {options} {suites} \\
     >{out}/report 2>&1
@@ -50,15 +52,73 @@ echo o >/proc/sysrq-trigger
 sleep 60
 """
 
+#: systemd as init: the host's files are not to be written to, and of its units none is wanted.
+SYSTEMD = """
+mount -t hostfs none {out} -o {out}
+mount -t tmpfs none /var/tmp
+export SYSTEMD_UNIT_PATH={out}/units:/run/systemd/transient:/run/systemd/system.control
+export SYSTEMD_GENERATOR_PATH=/run/none SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/run/none
+exec /lib/systemd/systemd --system --unit=suites.target --log-target=console --show-status=0
+"""
 
-def need_guest() -> str:
-    """The guest's kernel; skips where the host is like the guest, or there is none."""
-    if CgroupLayout.probe().mode == "v2":
-        pytest.skip("this host is such a kernel itself")
+UNITS = {
+    "suites.target": "[Unit]\nRequires=suites.service\n",
+    "suites.service": """
+[Unit]
+DefaultDependencies=no
+Requires=dbus.service
+After=dbus.service
+[Service]
+Type=oneshot
+Environment=HOME=/root TMPDIR=/var/tmp PYTHONDONTWRITEBYTECODE=1
+Environment=PATH=/usr/bin:/bin:/usr/sbin:/sbin
+UnsetEnvironment=SYSTEMD_UNIT_PATH
+TimeoutStartSec=infinity
+ExecStart=/bin/sh {out}/run
+""",
+    "dbus.socket": """
+[Unit]
+DefaultDependencies=no
+[Socket]
+ListenStream=/run/dbus/system_bus_socket
+""",
+    "dbus.service": """
+[Unit]
+DefaultDependencies=no
+Requires=dbus.socket
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation
+""",
+    "shutdown.target": "[Unit]\nDefaultDependencies=no\n",
+}
+
+
+def need_kernel() -> str:
+    """The guest's kernel; skips where there is none."""
     kernel = shutil.which("linux.uml")
     if kernel is None:
         pytest.skip("linux.uml is not installed (Debian: user-mode-linux)")
     return kernel
+
+
+def need_guest() -> None:
+    """Skips where the host is like the guest."""
+    if CgroupLayout.probe().mode == "v2":
+        pytest.skip("this host is such a kernel itself")
+
+
+def run_under_systemd(place: Path, suites: Sequence[str], *options: str, timeout_s: float) -> str:
+    """As `run_in_guest`, with systemd as the guest's init, and a message bus."""
+    for program in ("/lib/systemd/systemd", "/usr/bin/dbus-daemon"):
+        if not os.access(program, os.X_OK):
+            pytest.skip(f"{program} is not installed (Debian: systemd, dbus)")
+    (place / "units").mkdir()
+    for name, text in UNITS.items():
+        (place / "units" / name).write_text(text.format(out=place))
+    last = SYSTEMD.format(out=place)
+    return _run(place, suites, options, last, ("ro",), timeout_s=timeout_s)
 
 
 def run_in_guest(
@@ -74,28 +134,43 @@ def run_in_guest(
     `modules`: of the guest's kernel, with what they need. `disk_mib`: of an ext4 disk, for what a
     tmpfs cannot do on that kernel.
     """
-    kernel = need_guest()
-    init = place / "init"
-    init.write_text(
-        INIT.format(
-            root=TESTS.parent,
-            python=sys.executable,
-            suites=" ".join(str(TESTS / suite) for suite in suites),
-            options=" ".join(options),
-            modules=" ".join(_with_needs(modules)),
-            out=place,
-        )
-    )
-    init.chmod(0o755)
-    words = [kernel, *MACHINE, f"init={init}", f"uml_dir={place}/"]
+    need_guest()
+    machine = ["rw"]
     if disk_mib:
         disk = place / "disk"
         with disk.open("wb") as file:
             file.truncate(disk_mib << 20)
         subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True)
-        words.append(f"ubd0={disk}")
+        machine.append(f"ubd0={disk}")
+    last = f"exec /bin/sh {place}/run\n"
+    return _run(place, suites, options, last, machine, modules=modules, timeout_s=timeout_s)
+
+
+def _run(
+    place: Path,
+    suites: Sequence[str],
+    options: Sequence[str],
+    last: str,
+    machine: Sequence[str],
+    *,
+    modules: Sequence[str] = (),
+    timeout_s: float,
+) -> str:
+    """Boot with an init that ends with `last`, which leads to the script `run`."""
+    kernel = need_kernel()
+    words = {
+        "root": TESTS.parent,
+        "python": sys.executable,
+        "suites": " ".join(str(TESTS / suite) for suite in suites),
+        "options": " ".join(options),
+        "out": place,
+    }
+    (place / "run").write_text(RUN.format(**words))
+    init = place / "init"
+    init.write_text(PREPARE.format(modules=" ".join(_with_needs(modules))) + last)
+    init.chmod(0o755)
     guest = subprocess.run(
-        words,
+        [kernel, *MACHINE, *machine, "umid=guest", f"init={init}", f"uml_dir={place}/"],
         env={**os.environ, "TMPDIR": str(place)},
         stdin=subprocess.DEVNULL,
         capture_output=True,

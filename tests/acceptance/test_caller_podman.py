@@ -21,7 +21,11 @@ def podman() -> Iterator[callers.Caller]:
     with callers.place() as name:
         place = Path(name)
         words = ["podman", "--root", f"{place}/data", "--runroot", f"{place}/run"]
-        words += ["--cgroup-manager=cgroupfs", "--runtime", str(callers.RUNTIME)]
+        systemd = Path("/run/systemd/system").is_dir()
+        manager = "systemd" if systemd else "cgroupfs"
+        words += [f"--cgroup-manager={manager}", f"--network-config-dir={place}/networks"]
+        words += ["--runtime", str(callers.RUNTIME)]
+        words += ["--storage-driver=vfs"] if systemd else []  # a guest has no overlay on its disk
         caller = callers.Caller(words)
         caller.run("import", "-q", str(callers.image_tar(place)), callers.IMAGE)
         yield caller

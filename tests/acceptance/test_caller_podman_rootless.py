@@ -53,12 +53,12 @@ def _write(place: Path) -> None:
         (place / name).mkdir(mode=0o700)
     subprocess.run(["chown", f"{UID}:{UID}", place / "home", place / "run"], check=True)
     runtime = place / "onggi-runtime"
-    words = f"PYTHONPATH={PYTHON_PATH} exec {_interpreter()} -P -m onggi.faces.oci.main"
+    words = f"PYTHONPATH={PYTHON_PATH} exec {interpreter()} -P -m onggi.faces.oci.main"
     runtime.write_text(f'#!/bin/sh\n{words} "$@"\n')
     runtime.chmod(0o755)
 
 
-def _interpreter() -> str:
+def interpreter() -> str:
     """A Python that other users may run, with all that the runtime imports."""
     for python in (sys.executable, "/usr/bin/python3"):
         words = ["env", f"PYTHONPATH={PYTHON_PATH}", python, "-c", "import onggi, msgspec"]

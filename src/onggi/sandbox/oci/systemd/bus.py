@@ -166,16 +166,20 @@ class Bus:
         return Unavailable(f"the connection to systemd: {error.strerror}", hint="try again")
 
     def _authenticate(self, uid: int) -> None:
-        """EXTERNAL: the kernel has told who we are; the id is the one that systemd sees."""
+        """EXTERNAL: the kernel has told who we are; the id is the one that systemd sees.
+
+        BEGIN is not kept until we are known, as sd-bus does it too: systemd forgets a call that it
+        has read together with BEGIN.
+        """
         self._within()
-        self._socket.sendall(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\n")
+        name = str(uid).encode().hex()
+        self._socket.sendall(f"\0AUTH EXTERNAL {name}\r\nBEGIN\r\n".encode())
         line = b""
         while not line.endswith(b"\r\n") and len(line) < _MAX_LINE_BYTES:
             line += self._read()
         if not line.startswith(b"OK "):
             answer = printable(line[:80].decode("ascii", "replace").strip())
             raise RefusedError("authentication", "AccessDenied", answer)
-        self._socket.sendall(b"BEGIN\r\n")
 
 
 def connect(*, user: bool, timeout_s: float = TIMEOUT_S) -> Bus:

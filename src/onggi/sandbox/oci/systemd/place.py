@@ -51,7 +51,7 @@ class ScopePlace(limits.Place):
         """
         unit = unit_of((config.linux or Linux()).cgroups_path, record.id, user=user)
         others = properties_of(record.annotations)
-        first, self._last = _without_tasks(limits.resources_of(config), host)
+        self._first, self._last = _without_tasks(limits.resources_of(config), host)
         self._warn = warn
         self._unified = host.cgroups.mode == "v2"
         self._unprivileged = host.unprivileged
@@ -65,14 +65,14 @@ class ScopePlace(limits.Place):
                 self._scope.start(
                     description_of(directory),
                     self._holder.pid,
-                    first,
+                    self._first,
                     others,
                     unified=self._unified,
                 )
             except AlreadyExists:
                 record.systemd = record.cgroup = ""  # it is another's
                 raise
-            self._apply(first)
+            self._apply(self._first)
             self._stack = stack.pop_all()
 
     def settle(self) -> None:
@@ -80,6 +80,8 @@ class ScopePlace(limits.Place):
         self._holder.end()
         if self._last != Resources():
             self._scope.update(self._last, unified=self._unified)
+            # with one limit systemd writes them all once more, rounded
+            self._apply(structs.replace(self._first, devices=()))
             self._apply(self._last)
 
     def __exit__(self, *_: object) -> None:
