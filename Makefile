@@ -23,12 +23,12 @@ test: build check
 	$(MAKE) -s -C keel fuzz SECONDS=5
 	$(BIN)/python -m pytest -q
 
-# the engine, its limits and onggi-runtime on an older kernel with cgroup v2 alone, in a guest of
-# the tests' own
+# the engine, its limits and onggi-runtime on an older kernel with cgroup v2 alone, under systemd too,
+# in guests of the tests' own
 test-cgroup2: build
 	@scripts/packages test
 	ONGGI_GUEST=all $(BIN)/python -m pytest -q tests/kernel/test_cgroups_guest.py \
-	    tests/acceptance/test_guest.py
+	    tests/acceptance/test_guest.py tests/acceptance/test_systemd_guest.py
 
 check: build
 	$(BIN)/ruff format --check -q .

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,17 +177,6 @@ def test_the_default_is_a_scope_of_the_id(runtime: Runtime) -> None:
     assert directory.is_dir()
     runtime.call("delete", "--force", container)
     assert not directory.exists()
-
-
-def test_what_it_takes(runtime: Runtime) -> None:
-    """Not a test of speed: what a scope costs beside a cgroup made directly, in the report."""
-    took = {}
-    for name, words in (("direct", ()), ("scope", SYSTEMD)):
-        began = time.monotonic()
-        container = runtime.create(name, runtime.bundle(), globals_=words)
-        took[name] = time.monotonic() - began
-        runtime.call("delete", "--force", container)
-    print(took)
 
 
 @pytest.fixture

@@ -1,20 +1,26 @@
-"""Containers in scopes of a real systemd: Debian's, as the init of a guest with cgroup v2 alone."""
+"""Containers in scopes of a real systemd: Debian's, as the init of a guest with cgroup v2 alone.
+
+`ONGGI_GUEST=all` (`make test-cgroup2`) brings podman there as the caller too.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from guest_rig import run_under_systemd
 
-SUITES = ("acceptance/test_systemd.py",)
+SUITES = ["acceptance/test_systemd.py"]
+if os.environ.get("ONGGI_GUEST") == "all":
+    SUITES.append("acceptance/test_caller_podman.py::test_the_life_of_a_container")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_under_systemd(tmp_path: Path) -> None:
     if Path("/run/systemd/system").is_dir():
         pytest.skip("systemd is this host's init itself: the suites run on it")
-    report = run_under_systemd(tmp_path, SUITES, timeout_s=280)
+    report = run_under_systemd(tmp_path, SUITES, timeout_s=580)
     assert " passed" in report
     assert "skipped" not in report

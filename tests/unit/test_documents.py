@@ -25,7 +25,9 @@ NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 #: Options of other programs that the documents mention.
 FOREIGN = {"--strict"}
 #: Of other programs, in what is about onggi-runtime.
-CALLERS = {"--runtime", "--rm", "--runc-binary", "--add-runtime", "--lent-share"}
+CALLERS = {
+    "--runtime", "--rm", "--runc-binary", "--add-runtime", "--lent-share", "--scope",
+}  # fmt: skip
 RUNTIME = "docs/runtime.md"
 GLOBAL = {"--root", "--version", "--help"}
 LINK = re.compile(r"\]\(([^)#\s]+)")

@@ -189,6 +189,7 @@ def failed(step: s.Step, errno: int, call: str, detail: str = "x") -> EngineErro
         (s.IdmapTree(slot=1), e.EINVAL, "mount_setattr", "map the owners of /srv"),
         (s.CloneInto(flags=0x10000000), e.EPERM, "clone3", "user namespaces are disabled"),
         (s.CloneInto(flags=0x10000000), e.ENOSPC, "clone3", "too many namespaces"),
+        (s.CloneInto(flags=0, cgroup_slot=1), e.EACCES, "clone3", "systemd-run --user --scope"),
         (s.JoinCgroups(paths=("/c",)), e.ENOENT, "open", "the cgroup is gone"),
         (s.JoinCgroups(paths=("/c",)), e.ENOSPC, "write", "cpuset"),
         (s.JoinCgroups(paths=("/c",)), e.EBUSY, "write", "leaf"),

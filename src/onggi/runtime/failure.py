@@ -259,6 +259,10 @@ _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
         EACCES="the cgroup is not the engine's to write to",
         EPERM="the cgroup is not the engine's to write to",
     ),
+    s.CloneInto: _of_errno(
+        EACCES="the cgroup above both the caller's and the container's is not this user's: call "
+        "from a cgroup of his own, systemd-run --user --scope",
+    ),
     s.IdmapTree: _of_errno(
         EPERM="the mount has an id mapping already, or the file system is not the host's own",
     ),
