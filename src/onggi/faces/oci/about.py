@@ -9,8 +9,8 @@ SPEC_VERSION = "1.3.0"
 
 
 def print_version() -> int:
-    """Versions, in the lines that callers parse."""
-    say(f"onggi-runtime version {__version__}\nspec: {SPEC_VERSION}")
+    """Versions, in the lines that callers parse; what there is of systemd, in crun's word."""
+    say(f"onggi-runtime version {__version__}\nspec: {SPEC_VERSION}\n+SYSTEMD")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from onggi.errors import FailedPrecondition, InvalidArgument, NotFound
 from onggi.faces.oci.arguments import SWITCH, one_id
 from onggi.sandbox.oci import ending, starting
@@ -11,17 +13,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from onggi.faces.oci.arguments import Arguments
     from onggi.faces.oci.main import Context
+    from onggi.sandbox.oci.readiness import Readiness
 
 _SIGTERM = 15
 
 
 def start(context: Context, arguments: Arguments) -> None:
-    """Let the application of a created container begin."""
-    begin(context, one_id(arguments))
+    """Let the application of a created container begin, and be ready if it is to say so."""
+    readiness = begin(context, one_id(arguments))
+    if readiness is not None:
+        with readiness:
+            readiness.wait()
 
 
-def begin(context: Context, container_id: str) -> None:
-    """Start a created container.
+def begin(context: Context, container_id: str) -> Readiness | None:
+    """Start a created container; what will say that it is ready, if somebody waits for that.
 
     Raises:
         FailedPrecondition: it is not created. StartFailed: it cannot be executed.
@@ -29,9 +35,24 @@ def begin(context: Context, container_id: str) -> None:
     with Store(context.root).open(container_id) as directory:
         directory.lock(wait=True)
         record = directory.read()
-        starting.start(directory, record, context.log.warn)
+        readiness = _listen(context, directory, record)
+        try:
+            starting.start(directory, record, context.log.warn)
+        except BaseException:
+            if readiness is not None:
+                readiness.__exit__()
+            raise
         if record.hooks:
             run_hooks(context, "poststart", directory, record)
+    return readiness
+
+
+def _listen(context: Context, directory: Directory, record: Record) -> Readiness | None:
+    if not record.notify or "NOTIFY_SOCKET" not in os.environ or status_of(record) != "created":
+        return None
+    from onggi.sandbox.oci.readiness import Readiness  # noqa: PLC0415 - few are waited for
+
+    return Readiness(directory, record, context.log.warn)
 
 
 def kill(context: Context, arguments: Arguments) -> None:

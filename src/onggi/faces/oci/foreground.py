@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from onggi.sandbox.oci.offspring import Offspring
+    from onggi.sandbox.oci.readiness import Readiness
 
 _SIGNAL_BASE = 128
 _UNKNOWN = 255
@@ -41,8 +42,13 @@ def keep_signals() -> None:
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _FORWARDED)
 
 
-def stay(offspring: Offspring, pidfd: int, terminal: int = -1) -> int:
-    """Wait for the end, which is the exit code to answer with; 128+n: ended by signal n."""
+def stay(
+    offspring: Offspring, pidfd: int, terminal: int = -1, readiness: Readiness | None = None
+) -> int:
+    """Wait for the end, which is the exit code to answer with; 128+n: ended by signal n.
+
+    `readiness` is served meanwhile, and closed.
+    """
     with _Signals(pidfd, terminal) as signals, _Streams(terminal) as streams:
         while True:
             poll = select.poll()
@@ -50,7 +56,11 @@ def stay(offspring: Offspring, pidfd: int, terminal: int = -1) -> int:
                 poll.register(fd, select.POLLIN)
             for fd, events in streams.interests():
                 poll.register(fd, events)
+            if readiness is not None and not readiness.done:
+                poll.register(readiness, select.POLLIN)
             ready = dict(poll.poll())
+            if readiness is not None and readiness.fileno() in ready:
+                readiness.serve()
             if signals.fd in ready:
                 signals.forward()
             streams.serve(ready)
@@ -60,6 +70,8 @@ def stay(offspring: Offspring, pidfd: int, terminal: int = -1) -> int:
         streams.drain()
     os.close(pidfd)
     offspring.close()
+    if readiness is not None:
+        readiness.__exit__()
     if event is None:
         return _UNKNOWN
     return event.code if event.code >= 0 else _SIGNAL_BASE + event.signal

@@ -46,15 +46,18 @@ def run(context: Context, arguments: Arguments) -> int:
     if not detached:
         keep_signals()
     try:
-        begin(context, order.id)
+        readiness = begin(context, order.id)
     except BaseException:
         _leave(made)
         remove(context, order.id, force=True)
         raise
     if detached:
         _leave(made)
+        if readiness is not None:
+            with readiness:
+                readiness.wait()
         return 0
-    code = stay(made.offspring, made.pidfd, made.terminal)
+    code = stay(made.offspring, made.pidfd, made.terminal, readiness)
     if not arguments.on("keep"):
         remove(context, order.id, force=False)
     return code

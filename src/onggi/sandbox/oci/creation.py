@@ -22,7 +22,7 @@ from onggi.runtime.plan import plan
 from onggi.runtime.request import Caller, LinkSetup, StartRequest
 from onggi.runtime.steps import Plan
 from onggi.sandbox.messages import Started
-from onggi.sandbox.oci import caller, ending, hooks, limits
+from onggi.sandbox.oci import caller, ending, hooks, limits, readiness
 from onggi.sandbox.oci.consoles import (
     check_terminal,
     connect_console,
@@ -186,6 +186,7 @@ def first_record(order: Order, config: Config) -> Record:
         terminal=config.process is not None and config.process.terminal,
         preserved=order.preserved,
         hooks=hooks.later(config),
+        notify=readiness.place_of(os.environ.get(readiness.VARIABLE, "")),
     )
 
 
@@ -208,7 +209,9 @@ def _make(
         slots = Slots(stack)
         request = start_request(record, order, slots, cgroup, order.connect(config))
         slots.add(bind_socket(directory, stack))
-        made = plan_start(config, host, request, record.rootfs)
+        if record.notify:
+            readiness.make_directory(directory)
+        made = plan_start(config, host, request, directory, record)
         for warning in made.warnings:
             order.warn(warning)
         offspring = Offspring(made, slots.fds, order.warn)
@@ -239,11 +242,15 @@ def _place(
         raise
 
 
-def plan_start(config: Config, host: HostFacts, request: StartRequest, rootfs: str) -> Plan:
+def plan_start(
+    config: Config, host: HostFacts, request: StartRequest, directory: Directory, record: Record
+) -> Plan:
     """The plan of the container's first process, which is told HOME and of its descriptors."""
     if config.process is not None:
-        process = with_listen_fds(with_home(config.process, rootfs))
+        process = with_listen_fds(with_home(config.process, record.rootfs))
         config = structs.replace(config, process=process)
+    if record.notify:
+        config = readiness.with_socket(config, directory, record.notify)
     return plan(config, host, request)
 
 

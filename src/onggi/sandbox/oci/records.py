@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RECORD_NAME = "state.json"
 CONFIG_NAME = "config.json"
 SOCKET_NAME = "start.sock"
+NOTIFY_NAME = "notify"
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-")
 _MAX_ID_BYTES = 1024
 _MAX_RECORD_BYTES = 32 * 1024 * 1024
@@ -40,6 +41,7 @@ class Record:
     """One container. Times in clock ticks are since boot.
 
     `creator`: pid and start time of the command that makes it, as long as it does (`pid` is 0).
+    `notify`: where it sees the directory of its notify socket, empty: nowhere.
     `cgroup`: below the root of each hierarchy, empty: none. `freezer`: the file that says whether
     it stands still, empty: nothing can. `systemd`: its unit, empty: none. `hooks`: which kinds of
     hooks later verbs have to run.
@@ -54,6 +56,7 @@ class Record:
         "freezer",
         "hooks",
         "id",
+        "notify",
         "oci_version",
         "owner",
         "owns_pids",
@@ -80,6 +83,7 @@ class Record:
         self.start_time: int = fields.get("start_time", 0)
         self.cgroup: str = fields.get("cgroup", "")
         self.systemd: str = fields.get("systemd", "")
+        self.notify: str = fields.get("notify", "")
         self.freezer: str = fields.get("freezer", "")
         self.hooks: list[str] = fields.get("hooks", [])
         self.owns_pids: bool = fields.get("owns_pids", True)
@@ -253,7 +257,12 @@ class Directory:
         names.sort(key=lambda name: name == RECORD_NAME)
         try:
             for name in names:
-                os.unlink(name, dir_fd=self.fd)
+                if name == NOTIFY_NAME:
+                    import shutil  # noqa: PLC0415 - who sees it has been inside
+
+                    shutil.rmtree(name, dir_fd=self.fd)
+                else:
+                    os.unlink(name, dir_fd=self.fd)
             os.rmdir(self.path)
         except FileNotFoundError:
             return

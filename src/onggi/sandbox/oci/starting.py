@@ -96,4 +96,4 @@ def _plan_again(directory: Directory, record: Record):  # type: ignore[no-untype
         # only that there are such steps counts: they have been carried out
         links = LinkSetup(b"-", (), b"-") if devices else None
         request = creation.start_request(record, order, creation.Slots(stack), cgroup, links)
-        return creation.plan_start(config, probe(), request, record.rootfs)
+        return creation.plan_start(config, probe(), request, directory, record)
