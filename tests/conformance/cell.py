@@ -202,10 +202,15 @@ def own_cgroups(directory: Path, places: dict[Path, tuple[str, str]]) -> None:
     stage = directory / "cgroup"
     stage.mkdir()
     mount("tmpfs", stage, "tmpfs", 0, "mode=755")
-    for place, (kind, selected) in places.items():
-        target = stage / place.relative_to(CGROUPS)
-        target.mkdir(parents=True)
-        mount("cgroup", target, kind, 0, selected)
+    try:
+        for place, (kind, selected) in places.items():
+            target = stage / place.relative_to(CGROUPS)
+            target.mkdir(parents=True)
+            mount("cgroup", target, kind, 0, selected)
+    except BaseException:
+        # the host's own hierarchies: who removes the directory must not find them in it
+        call("umount2", stage, MNT_DETACH)
+        raise
     call("umount2", CGROUPS, MNT_DETACH)
     call("mount", str(stage), str(CGROUPS), None, ctypes.c_ulong(MS_MOVE), None)
     stage.rmdir()
