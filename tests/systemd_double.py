@@ -26,6 +26,8 @@ from jeepney import (
 
 NAME = "org.freedesktop.systemd1"
 _MANAGER = DBusAddress("/org/freedesktop/systemd1", interface=f"{NAME}.Manager")
+#: Where systemd keeps track of units with cgroup v1.
+TRACKING = Path("/sys/fs/cgroup/systemd")
 _JOB = "/org/freedesktop/systemd1/job/1"
 
 
@@ -174,6 +176,10 @@ class SystemdDouble:
 
     def on_StopUnit(self, unit: str, mode: str) -> tuple[str, tuple[Any, ...]]:
         self._known(unit)
+        for directory in self.cgroups_of(unit):
+            # with no controllers: systemd's to remove
+            if directory.is_relative_to(TRACKING) and directory.is_dir():
+                directory.rmdir()
         del self.units[unit]
         return "o", (_JOB,)
 

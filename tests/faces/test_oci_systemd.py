@@ -18,7 +18,7 @@ import pytest
 
 from faces.oci_rig import NEEDS_ROOT_AND_BUSYBOX, Runtime, cgroup, eventually
 from onggi.kernel.cgroups.layout import CgroupLayout
-from systemd_double import SystemdDouble
+from systemd_double import TRACKING, SystemdDouble
 
 pytestmark = NEEDS_ROOT_AND_BUSYBOX
 #: Of cgroup v1, what systemd manages.
@@ -68,14 +68,16 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         for h in layout.hierarchies
         if h.version == 2 or _MANAGED & set(h.controllers)
     ]
+    if (TRACKING / "cgroup.procs").exists():
+        managed.append(TRACKING)
     with SystemdDouble(tmp_path, managed) as systemd:
         rig = Rig(tmp_path, systemd)
         yield rig
         systemd.result, systemd.refuse, systemd.before = "done", {}, lambda _: None
         rig.runtime.clean()
         assert rig.directories() == []
-        for hierarchy in layout.hierarchies:
-            slice_ = Path(hierarchy.mount_point, rig.slice)
+        for mount_point in (*(h.mount_point for h in layout.hierarchies), TRACKING):
+            slice_ = Path(mount_point, rig.slice)
             if slice_.is_dir():
                 slice_.rmdir()
     assert rig.runtime.leftovers() == []
@@ -91,10 +93,15 @@ def test_a_container_lives_in_its_scope(rig: Rig) -> None:
     assert told["Slice"] == rig.slice
     assert told["Delegate"] is True
     assert told["TasksMax"] == 7
+    # systemd's own list of devices is asked for where systemd has one
+    on_v1 = CgroupLayout.probe().hierarchy("devices", "") is not None
+    assert told.get("DevicePolicy") == ("strict" if on_v1 else None)
     (holder,) = told["PIDs"]
     assert not Path(f"/proc/{holder}").exists()
     directories = rig.directories()
     assert directories
+    if (TRACKING / "cgroup.procs").exists():
+        directories.append(TRACKING / rig.slice / "pre-one.scope")
     for directory in directories:
         procs = (directory / "cgroup.procs").read_text().split()
         assert procs in ([str(state["pid"])], []), directory
@@ -106,6 +113,10 @@ def test_a_container_lives_in_its_scope(rig: Rig) -> None:
     silent = subprocess.DEVNULL
     rig.runtime.call("exec", "--detach", container, "sleep", "999", stdout=silent, stderr=silent)
     assert len(own.processes()) == 2
+    for directory in directories:
+        assert len((directory / "cgroup.procs").read_text().split()) in (0, 2), directory
+    if (TRACKING / "cgroup.procs").exists():
+        assert (directories[-1] / "cgroup.procs").read_text()
     rig.runtime.call("pause", container)
     assert rig.runtime.state(container)["status"] == "paused"
     rig.runtime.call("resume", container)
@@ -205,7 +216,9 @@ def foreign_scope(rig: Rig) -> subprocess.Popen[bytes]:
 def remove_foreign_scope(rig: Rig, other: subprocess.Popen[bytes]) -> None:
     other.kill()
     other.wait()
-    for directory in rig.directories():
+    for directory in (*rig.directories(), TRACKING / rig.slice / "pre-one.scope"):
+        if not directory.is_dir():
+            continue
         eventually(lambda d=directory: not (d / "cgroup.procs").read_text())
         directory.rmdir()
 

@@ -9,16 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onggi.errors import InvalidArgument, SpecError
+from onggi.kernel.cgroups.devices import ALWAYS_ALLOWED
 from onggi.kernel.cgroups.making import checked_path
 from onggi.sandbox.oci.systemd.annotations import ALLOWED, properties_of
 from onggi.sandbox.oci.systemd.properties import (
     INFINITY,
     bits_of,
+    device_names,
+    devices_of,
     limits_of,
     scope_properties,
 )
 from onggi.sandbox.oci.systemd.units import named, slices_to, unit_of
-from onggi.specs.runtime import BlockIO, Cpu, Memory, Pids, Resources
+from onggi.specs.runtime import BlockIO, Cpu, DeviceRule, Memory, Pids, Resources
 
 
 @pytest.mark.parametrize(
@@ -186,6 +189,35 @@ def test_limits_on_cgroup_v2(resources: Resources, expected: dict[str, Any]) -> 
 def test_a_systemd_that_does_not_know_idle_is_told_of_the_weight() -> None:
     found = limits_of(Resources(cpu=Cpu(idle=1, shares=1024)), unified=True, version=251)
     assert found == {"CPUWeight": ("t", 100)}
+
+
+def test_devices_on_cgroup_v1() -> None:
+    names = device_names(
+        "Character devices:\n  1 mem\n136 pts\n\nBlock devices:\n  8 sd\n259 blkext\n"
+    )
+    rules = (
+        DeviceRule(allow=False),
+        DeviceRule(allow=True, type="c", major=10, minor=200, access="rw"),
+        DeviceRule(allow=True, type="b", major=8, access="r"),
+        DeviceRule(allow=True, type="c", minor=7, access="r"),  # systemd has no words for it
+        DeviceRule(allow=True, type="c", major=77, access="r"),  # nor for a driver without a name
+        *ALWAYS_ALLOWED,
+    )
+    found = devices_of(rules, names)
+    assert found["DevicePolicy"] == ("s", "strict")
+    assert found["DeviceAllow"] == (
+        "a(ss)",
+        [
+            ("/dev/char/10:200", "rw"),
+            ("block-sd", "r"),
+            ("char-*", "m"),
+            ("block-*", "m"),
+            *((f"/dev/char/{number}", "rwm") for number in
+              ("1:3", "1:5", "1:7", "1:8", "1:9", "5:0", "5:2")),
+            ("char-pts", "rwm"),
+        ],
+    )  # fmt: skip
+    assert devices_of((DeviceRule(allow=True),), names) == {}
 
 
 def test_limits_on_cgroup_v1() -> None:

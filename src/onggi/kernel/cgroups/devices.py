@@ -167,6 +167,17 @@ def _parsed(rule: DeviceRule) -> tuple[str, int | None, int | None, int]:
     return rule.type, numbers[0], numbers[1], bits
 
 
+def allowed(rules: tuple[DeviceRule, ...]) -> list[tuple[str, int | None, int | None, str]] | None:
+    """What the rules come to as a list of what is allowed (type, major, minor, access letters).
+
+    None: everything is, but for some. Raises: as `v1`.
+    """
+    everything, exceptions = _exceptions(rules)
+    if everything:
+        return None
+    return [(*key, _letters(bits)) for key, bits in exceptions.items()]
+
+
 def _exceptions(rules: tuple[DeviceRule, ...]) -> tuple[bool, dict[_Key, int]]:
     """What the rules come to: the default, and the access bits that differ from it."""
     allowed, exceptions = False, dict[_Key, int]()

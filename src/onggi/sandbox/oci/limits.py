@@ -8,6 +8,7 @@ Source: runtime-spec config-linux.md#cgroups-path, cgroups(7), cgroup-v2.rst "No
 
 from __future__ import annotations
 
+import os
 import posixpath
 
 from onggi.errors import EngineError, Unsupported
@@ -22,6 +23,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from onggi.sandbox.oci.records import Record
+
+#: Where systemd mounts its hierarchy without controllers, on v1 and hybrid hosts.
+_SYSTEMDS_OWN = "/sys/fs/cgroup/systemd"
 _DENY_ALL = DeviceRule(allow=False)
 
 
@@ -101,6 +106,15 @@ def _limit(cgroup: Cgroup, resources: Resources, warn: Callable[[str], None]) ->
     except BaseException:
         cgroup.remove()
         raise
+
+
+def tasks_of_unit(record: Record) -> tuple[str, ...]:
+    """The file by which a process joins its unit where systemd has cgroup v1 to keep track.
+
+    Who is not in there is not in the unit: without anybody in it systemd ends it.
+    """
+    directory = f"{_SYSTEMDS_OWN}/{record.cgroup}"
+    return (f"{directory}/tasks",) if record.systemd and os.path.isdir(directory) else ()
 
 
 def freezer_file(cgroup: Cgroup) -> str:

@@ -16,6 +16,7 @@ from onggi.kernel.cgroups.driver import Cgroup
 from onggi.runtime.printable import printable
 from onggi.sandbox.oci import limits
 from onggi.sandbox.oci.systemd.annotations import properties_of
+from onggi.sandbox.oci.systemd.properties import device_names, devices_of
 from onggi.sandbox.oci.systemd.scopes import Holder, Scope
 from onggi.sandbox.oci.systemd.units import named, unit_of
 from onggi.specs.runtime import Config, Linux, Resources
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from onggi.runtime.host import HostFacts
     from onggi.sandbox.oci.records import Directory, Record
+    from onggi.sandbox.oci.systemd.properties import Properties
 
 _TASKS_FILE = "pids.max"
 
@@ -50,7 +52,7 @@ class ScopePlace(limits.Place):
             taken; nothing is on record then. EngineError: systemd or the host refuses.
         """
         unit = unit_of((config.linux or Linux()).cgroups_path, record.id, user=user)
-        others = properties_of(record.annotations)
+        others = properties_of(record.annotations) | _devices(config, host)
         self._first, self._last = _without_tasks(limits.resources_of(config), host)
         self._warn = warn
         self._unified = host.cgroups.mode == "v2"
@@ -102,6 +104,15 @@ class ScopePlace(limits.Place):
 def description_of(directory: Directory) -> str:
     """What systemd calls the unit, and by which it is told from others of its name."""
     return f"onggi-runtime container {printable(directory.path)}"
+
+
+def _devices(config: Config, host: HostFacts) -> Properties:
+    """On v1 systemd allows all of them at its next reload, unless it knows better."""
+    found = host.cgroups.hierarchy("devices", "")
+    if found is None or found.version == 2:
+        return {}
+    with open("/proc/devices", encoding="utf-8") as file:
+        return devices_of(limits.resources_of(config).devices, device_names(file.read()))
 
 
 def _without_tasks(resources: Resources, host: HostFacts) -> tuple[Resources, Resources]:

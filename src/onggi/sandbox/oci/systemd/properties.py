@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from onggi.errors import InvalidArgument
 from onggi.kernel.cgroups.cpu import weight_of_shares
+from onggi.kernel.cgroups.devices import allowed
 from onggi.kernel.cgroups.io import io_weight
 from onggi.kernel.cgroups.memory import swap_alone
-from onggi.specs.runtime import BlockIO, Cpu, Memory, Resources
+from onggi.specs.runtime import BlockIO, Cpu, DeviceRule, Memory, Resources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,6 +93,39 @@ def _v2(resources: Resources, version: int) -> Iterator[tuple[str, tuple[str, An
     for name, text in (("AllowedCPUs", cpu.cpus), ("AllowedMemoryNodes", cpu.mems)):
         if text:
             yield name, ("ay", bits_of(text))
+
+
+def devices_of(rules: tuple[DeviceRule, ...], names: dict[tuple[str, int], str]) -> Properties:
+    """Which devices systemd allows when it puts its own list in force again, on cgroup v1.
+
+    `names`: (type, major) → the name that `/proc/devices` has. A rule that systemd has no words
+    for is left out: less is allowed then.
+    """
+    found = allowed(rules)
+    if found is None:
+        return {}
+    entries = []
+    for type_, major, minor, access in found:
+        kind = {"b": "block", "c": "char"}[type_]
+        if major is None and minor is None:
+            entries.append((f"{kind}-*", access))
+        elif minor is not None and major is not None:
+            entries.append((f"/dev/{kind}/{major}:{minor}", access))
+        elif major is not None and (type_, major) in names:
+            entries.append((f"{kind}-{names[type_, major]}", access))
+    return {"DevicePolicy": ("s", "strict"), "DeviceAllow": ("a(ss)", entries)}
+
+
+def device_names(text: str) -> dict[tuple[str, int], str]:
+    """`/proc/devices` as (type, major) → name. Source: proc_devices(5)."""
+    names, type_ = {}, ""
+    for line in text.splitlines():
+        words = line.split()
+        if line.endswith(":"):
+            type_ = line[0].lower()
+        elif len(words) == 2:
+            names[type_, int(words[0])] = words[1]
+    return names
 
 
 def _quota(quota: int, period: int) -> Properties:
