@@ -58,8 +58,11 @@ mount -t hostfs none {out} -o {out}
 mount -t tmpfs none /var/tmp
 export SYSTEMD_UNIT_PATH={out}/units:/run/systemd/transient:/run/systemd/system.control
 export SYSTEMD_GENERATOR_PATH=/run/none SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/run/none
-exec /lib/systemd/systemd --system --unit=suites.target --log-target=console --show-status=0
+{before}
+exec /lib/systemd/systemd --system --unit=suites.target --log-target=console --show-status=0 {words}
 """
+#: systemd takes these from its own command line, as in containers, for which it takes the guest.
+HYBRID = "systemd.unified_cgroup_hierarchy=0"
 
 UNITS = {
     "suites.target": "[Unit]\nRequires=suites.service\n",
@@ -109,15 +112,21 @@ def need_guest() -> None:
         pytest.skip("this host is such a kernel itself")
 
 
-def run_under_systemd(place: Path, suites: Sequence[str], *options: str, timeout_s: float) -> str:
-    """As `run_in_guest`, with systemd as the guest's init, and a message bus."""
+def run_under_systemd(
+    place: Path, suites: Sequence[str], *options: str, words: str = "", timeout_s: float
+) -> str:
+    """As `run_in_guest`, with systemd as the guest's init, and a message bus.
+
+    `words`: for systemd, `HYBRID` for controllers on cgroup v1.
+    """
     for program in ("/lib/systemd/systemd", "/usr/bin/dbus-daemon"):
         if not os.access(program, os.X_OK):
             pytest.skip(f"{program} is not installed (Debian: systemd, dbus)")
     (place / "units").mkdir()
     for name, text in UNITS.items():
         (place / "units" / name).write_text(text.format(out=place))
-    last = SYSTEMD.format(out=place)
+    before = "umount /sys/fs/cgroup" if words else ":"
+    last = SYSTEMD.format(out=place, words=words, before=before)
     return _run(place, suites, options, last, ("ro",), timeout_s=timeout_s)
 
 

@@ -22,6 +22,10 @@ pytestmark = [
     pytest.mark.skipif(
         not Path("/run/systemd/system").is_dir(), reason="host feature missing: systemd as init"
     ),
+    pytest.mark.skipif(
+        not Path("/sys/fs/cgroup/cgroup.controllers").exists(),
+        reason="host feature missing: cgroup v2 alone",
+    ),
 ]
 SYSTEMD = ("--systemd-cgroup",)
 USER = 1  # Debian's daemon: somebody whom every host knows
