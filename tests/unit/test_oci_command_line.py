@@ -266,3 +266,27 @@ def test_checkpoint_is_refused_in_one_line(capfd: pytest.CaptureFixture[str]) ->
     for verb in ("checkpoint", "restore"):
         assert main.main([verb, "id"]) == 1
         assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_who_does_not_ask_for_systemd_does_not_import_it() -> None:
+    code = (
+        "import sys; from onggi.faces.oci import main; main.load_all();"
+        "print([n for n in sys.modules if n.startswith(('jeepney', 'onggi.sandbox.oci.systemd'))])"
+    )
+    words = [sys.executable, "-P", "-c", code]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "manager"),
+    [
+        ([], "cgroupfs"),
+        (["--cgroup-manager=cgroupfs"], "cgroupfs"),
+        (["--cgroup-manager=disabled"], "disabled"),
+        (["--cgroup-manager=systemd"], "systemd"),
+        (["--systemd-cgroup"], "systemd"),
+    ],
+)
+def test_who_makes_the_cgroups(words: list[str], manager: str) -> None:
+    chosen = main._cgroup_manager(parse(main.GLOBAL, words))
+    assert chosen.removesuffix("-user") == manager
