@@ -608,3 +608,21 @@ def test_output_that_nobody_reads_does_not_hold_create_up(runtime: Runtime) -> N
         assert select.select([process.stdout], [], [], 0)[0] == []
         runtime.call("start", container)
         assert process.stdout.read() == b"direct\n"
+
+
+def test_a_cgroup_that_others_live_in_is_refused_and_they_live_on(runtime: Runtime) -> None:
+    first = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    place = next(
+        line.split(":", 2)[2]
+        for line in Path(f"/proc/{runtime.state(first)['pid']}/cgroup").read_text().splitlines()
+        if line.endswith(first)
+    )
+
+    def same(config: dict[str, Any]) -> None:
+        config["linux"]["cgroupsPath"] = place
+
+    bundle = runtime.bundle("/bin/sleep", "1000", change=same)
+    done = runtime.call("create", "-b", str(bundle), runtime.name("b"), check=False)
+    assert "exists and has processes" in done.stderr
+    runtime.call("delete", "--force", runtime.name("b"))
+    assert runtime.state(first)["status"] == "created"
