@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from acceptance import callers_rig as callers
+from criu_rig import need_criu
 from registry_rig import need
 
 IDS = 4242
@@ -79,6 +80,34 @@ def test_the_life_of_a_container(podman: callers.Caller) -> None:
 
 def _status(podman: callers.Caller, name: str) -> str:
     return podman.out("inspect", "-f", "{{.State.Status}}", name)
+
+
+def test_checkpoint_and_restore_also_elsewhere(podman: callers.Caller, tmp_path: Path) -> None:
+    need_criu()
+    script = "i=0; while :; do i=$((i+1)); echo $i >/tmp/n; echo $i; sleep 0.1; done"
+    options = ("--network", "none", "-m", "64m", "--tmpfs", "/scratch", "-v", f"{tmp_path}:/mnt:ro")
+    name = podman.out("run", "-d", *options, callers.IMAGE, "sh", "-c", script)
+
+    def number(container: str) -> int:
+        return int(podman.out("exec", container, "cat", "/tmp/n") or 0)
+
+    callers.until(lambda: number(name) > 3, "it counts")
+    podman.run("container", "checkpoint", name)
+    assert _status(podman, name) == "exited"
+    podman.run("container", "restore", name)
+    kept = number(name)
+    assert kept > 3
+    callers.until(lambda: number(name) > kept, "it goes on")
+    archive = f"{tmp_path}/kept.tar.gz"
+    podman.run("container", "checkpoint", "--leave-running", "--export", archive, name)
+    assert _status(podman, name) == "running"
+    podman.run("rm", "-f", "-t", "0", name)
+    podman.run("container", "restore", "--import", archive, "--name", "other")
+    assert number("other") > kept
+    callers.until(lambda: len(podman.out("logs", "other").split()) > 1, "it prints")
+    podman.run("stop", "-t", "0", "other")
+    assert podman.out("inspect", "-f", "{{.State.ExitCode}}", "other") == "137"
+    podman.run("rm", "other")
 
 
 def test_privileged_where_the_host_holds_less(podman: callers.Caller) -> None:

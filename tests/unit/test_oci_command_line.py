@@ -262,10 +262,25 @@ def test_an_unknown_verb_and_no_words(capfd: pytest.CaptureFixture[str]) -> None
     assert main.main([]) == 0
 
 
-def test_checkpoint_is_refused_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_and_restore_need_root_and_an_id(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for verb in ("checkpoint", "restore"):
         assert main.main([verb, "id"]) == 1
-        assert len(capfd.readouterr().err.splitlines()) == 1
+        assert capfd.readouterr().err == f"{verb}: criu needs the superuser — run it as root\n"
+        assert main.main([verb]) == 1
+        assert "a container id is needed" in capfd.readouterr().err
+
+
+def test_the_warm_process_imports_nothing_of_checkpoints() -> None:
+    script = (
+        "import sys; from onggi.faces.oci import main; main.load_all()\n"
+        "print([name for name in sys.modules if 'criu' in name or 'checkpointing' in name])\n"
+    )
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_who_does_not_ask_for_systemd_does_not_import_it() -> None:

@@ -21,11 +21,16 @@ from onggi.specs.runtime import SPEC_VERSION, Hooks
 _OF_SUPERBLOCKS = frozenset(
     {"async", "dirsync", "lazytime", "mand", "nolazytime", "nomand", "sync"}
 )
+CHECKPOINT = "org.opencontainers.runc.checkpoint.enabled"
 _SWITCHES = frozenset({"bind", "idmap", "rbind", "remount", "ridmap", "tmpcopyup"})
 
 
-def features(host: HostFacts, *, systemd: bool = False) -> dict[str, Any]:
-    """The document; `systemd`: whether cgroups can be made by asking systemd."""
+def features(host: HostFacts, *, systemd: bool = False, checkpoint: bool = False) -> dict[str, Any]:
+    """The document.
+
+    `systemd`: whether cgroups can be made by asking systemd. `checkpoint`: whether there is a CRIU
+    that works; callers look for it under the name that runc has given it.
+    """
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
@@ -49,6 +54,7 @@ def features(host: HostFacts, *, systemd: bool = False) -> dict[str, Any]:
             "mountExtensions": {"idmap": {"enabled": host.idmapped_mounts}},
             "netDevices": {"enabled": True},
         },
+        "annotations": {CHECKPOINT: "true" if checkpoint else "false"},
     }
 
 

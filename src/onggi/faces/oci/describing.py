@@ -1,10 +1,10 @@
-"""`spec`, `features`, and the verbs that are refused."""
+"""`spec` and `features`."""
 
 from __future__ import annotations
 
 import os
 
-from onggi.errors import AlreadyExists, Unsupported
+from onggi.errors import AlreadyExists
 from onggi.faces.oci.arguments import SWITCH, VALUE
 from onggi.specs import jsontext
 
@@ -104,38 +104,14 @@ def show_features(context: Context, arguments: Arguments) -> None:
     from onggi.faces.oci.looking import say  # noqa: PLC0415
     from onggi.runtime.features import features  # noqa: PLC0415
     from onggi.runtime.host import probe  # noqa: PLC0415
+    from onggi.sandbox.oci import criu  # noqa: PLC0415
 
     # sd_booted(3)
-    say(jsontext.pretty(features(probe(), systemd=os.path.isdir("/run/systemd/system")), 2))
+    systemd = os.path.isdir("/run/systemd/system")
+    say(jsontext.pretty(features(probe(), systemd=systemd, checkpoint=criu.works()), 2))
 
 
-def refuse_checkpoint(context: Context, arguments: Arguments) -> None:
-    """Raises: Unsupported."""
-    raise Unsupported(
-        "checkpoint and restore are not there yet", hint="stop the container and start it again"
-    )
-
-
-_CHECKPOINT = {
-    **dict.fromkeys(
-        (
-            "image-path", "work-path", "parent-path", "page-server", "manage-cgroups-mode",
-            "status-fd", "console-socket", "pid-file", "lsm-profile", "lsm-mount-context",
-            "empty-ns", "b bundle",
-        ),
-        VALUE,
-    ),
-    **dict.fromkeys(
-        (
-            "leave-running", "tcp-established", "ext-unix-sk", "shell-job", "lazy-pages",
-            "file-locks", "pre-dump", "auto-dedup", "d detach", "no-subreaper", "no-pivot",
-        ),
-        SWITCH,
-    ),
-}  # fmt: skip
 VERBS = {
     "features": ({}, show_features),
     "spec": ({"b bundle": VALUE, "rootless": SWITCH}, show_spec),
-    "checkpoint": (_CHECKPOINT, refuse_checkpoint),
-    "restore": (_CHECKPOINT, refuse_checkpoint),
 }

@@ -1,6 +1,6 @@
 """A command that stays until its process has ended: signals and terminal go through it.
 
-The process's parent is keel, which says how it ended.
+The process's parent says how it ended: keel, or this command for one that CRIU restored.
 """
 
 from __future__ import annotations
@@ -17,9 +17,25 @@ from onggi.kernel.syscalls import pidfd_send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
-    from onggi.sandbox.oci.offspring import Offspring
+    from onggi.sandbox.messages import Exited
+
+    class Ending(Protocol):
+        """Somebody who says how a process ended: keel, or the kernel of a child's own."""
+
+        def fileno(self) -> int:
+            """Readable when there is something to tell."""
+            ...
+
+        def exited(self) -> Exited | None:
+            """How it ended; None: nobody knows. Waits."""
+            ...
+
+        def close(self) -> None:
+            """Let go."""
+            ...
+
     from onggi.sandbox.oci.readiness import Readiness
 
 _SIGNAL_BASE = 128
@@ -43,7 +59,7 @@ def keep_signals() -> None:
 
 
 def stay(
-    offspring: Offspring, pidfd: int, terminal: int = -1, readiness: Readiness | None = None
+    offspring: Ending, pidfd: int, terminal: int = -1, readiness: Readiness | None = None
 ) -> int:
     """Wait for the end, which is the exit code to answer with; 128+n: ended by signal n.
 

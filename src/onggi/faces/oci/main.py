@@ -49,9 +49,11 @@ ROOMS = {
     "events": "limiting",
     "spec": "describing",
     "features": "describing",
-    "checkpoint": "describing",
-    "restore": "describing",
+    "checkpoint": "checkpointing",
+    "restore": "checkpointing",
 }
+#: Verbs that the front hands to the plain command line: what CRIU restores must be its child.
+COLD = frozenset(("checkpoint", "restore"))
 _FAILED = 1
 _EXEC_FAILED = 255
 
@@ -59,12 +61,13 @@ _EXEC_FAILED = 255
 class Context:
     """What every verb is told besides its own arguments. `cgroups`: who makes them."""
 
-    __slots__ = ("cgroups", "log", "root")
+    __slots__ = ("cgroups", "criu", "log", "root")
 
-    def __init__(self, root: str, log: Log, cgroups: str) -> None:
+    def __init__(self, root: str, log: Log, cgroups: str, criu: str = "") -> None:
         self.root = root
         self.log = log
         self.cgroups = cgroups
+        self.criu = criu
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,7 +111,8 @@ def _command(before: Arguments, log: Log) -> int:
         from onggi.faces.oci.about import print_help  # noqa: PLC0415
 
         return print_help([name])
-    context = Context(_root(before), log, _cgroup_manager(before))
+    criu = before.text("criu")
+    context = Context(_root(before), log, _cgroup_manager(before), criu)
     log.debug(f"{name} {' '.join(arguments.rest)}: in {context.root}")
     code = int(run(context, arguments) or 0)
     log.debug(f"{name}: answers {code}")
@@ -178,9 +182,10 @@ def _open_standard_descriptors() -> None:
 
 
 def load_all() -> None:
-    """Import everything that a verb may need."""
+    """Import everything that a verb which the warm process carries out may need."""
     for name in ROOMS:
-        load(name)
+        if name not in COLD:
+            load(name)
     for room in ("foreground", "about"):
         __import__(f"onggi.faces.oci.{room}")
 

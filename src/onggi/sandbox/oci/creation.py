@@ -201,7 +201,7 @@ def _make(
     directory: Directory, record: Record, order: Order, config: Config, host: HostFacts
 ) -> Made:
     with ExitStack() as stack:
-        place = stack.enter_context(_place(directory, record, order, config, host))
+        place = stack.enter_context(make_place(directory, record, order, config, host))
         cgroup = place.cgroup
         record.cgroup = cgroup.path if cgroup else ""
         record.freezer = limits.freezer_file(cgroup) if cgroup else ""
@@ -222,7 +222,7 @@ def _make(
             raise
 
 
-def _place(
+def make_place(
     directory: Directory, record: Record, order: Order, config: Config, host: HostFacts
 ) -> limits.Place:
     """The container's cgroup, on record before it is made."""

@@ -1,6 +1,7 @@
-"""Hooks that are run from outside the start: poststart and poststop.
+"""Hooks that are run from outside the start: poststart and poststop, and a restore's.
 
-Their failure is told and changes nothing. Source: runtime-spec config.md#posix-platform-hooks.
+A failure of the first two is told and changes nothing.
+Source: runtime-spec config.md#posix-platform-hooks.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import os
 import select
 import signal
 
-from onggi.errors import EngineError
+from onggi.errors import EngineError, FailedPrecondition
 from onggi.kernel.syscalls import sealed_memfd
 from onggi.sandbox.oci.records import CONFIG_NAME, Directory, Record
 from onggi.specs import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from onggi.specs.runtime import Config
@@ -37,22 +38,39 @@ def run(
     if kind not in record.hooks:
         return
     try:
-        config = jsontext.decode(directory.read_file(CONFIG_NAME))
+        for failure in _run_all(kind, status, record.pid, directory, record):
+            warn(failure)
     except (OSError, EngineError) as error:
         warn(f"{kind} hooks are not run: {error}")
-        return
+
+
+def require(kind: str, pid: int, directory: Directory, record: Record) -> None:
+    """Run every hook of a kind for a process that is being made by another than keel.
+
+    Raises:
+        FailedPrecondition: one fails; those after it are not run.
+    """
+    for failure in _run_all(kind, "creating", pid, directory, record):
+        raise FailedPrecondition(failure)
+
+
+def _run_all(
+    kind: str, status: str, pid: int, directory: Directory, record: Record
+) -> Iterator[str]:
+    """Run one after another; what went wrong, before the next is run."""
+    config = jsontext.decode(directory.read_file(CONFIG_NAME))
     state = {
         "ociVersion": record.oci_version,
         "id": record.id,
         "status": status,
-        "pid": 0 if status == "stopped" else record.pid,
+        "pid": 0 if status == "stopped" else pid,
         "bundle": record.bundle,
         "annotations": record.annotations,
     }
-    for index, hook in enumerate(config.get("hooks", {}).get(kind, ())):
+    for index, hook in enumerate((config.get("hooks") or {}).get(kind, ())):
         reason = _run_one(hook, jsontext.encode(state))
         if reason:
-            warn(f"$.hooks.{kind}[{index}]: {hook['path']} {reason}")
+            yield f"$.hooks.{kind}[{index}]: {hook['path']} {reason}"
 
 
 def _run_one(hook: dict[str, Any], state: bytes) -> str:

@@ -45,6 +45,7 @@ class Record:
     `cgroup`: below the root of each hierarchy, empty: none. `freezer`: the file that says whether
     it stands still, empty: nothing can. `systemd`: its unit, empty: none. `hooks`: which kinds of
     hooks later verbs have to run.
+    `restored`: what was once executed goes on, in a process that was only forked.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Record:
         "owns_pids",
         "pid",
         "preserved",
+        "restored",
         "rootfs",
         "running_boot",
         "start_time",
@@ -89,6 +91,7 @@ class Record:
         self.owns_pids: bool = fields.get("owns_pids", True)
         self.terminal: bool = fields.get("terminal", False)
         self.preserved: int = fields.get("preserved", 0)
+        self.restored: bool = fields.get("restored", False)
 
     def encode(self) -> bytes:
         """The record as it is on disk."""
@@ -332,7 +335,7 @@ def status_of(record: Record) -> str:
     look = process_of(record)
     if look is None:
         return "stopped"
-    if not look.executed:
+    if not look.executed and not record.restored:
         return "created"
     return "paused" if _is_frozen(record.freezer) else "running"
 
