@@ -34,6 +34,7 @@ static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = 
     [STEP_JOIN_KEYRING] = step_join_keyring,
     [STEP_UNSHARE_CGROUP] = step_unshare_cgroup,
     [STEP_RAISE_LOOPBACK] = step_raise_loopback,
+    [STEP_TAKE_TREE] = step_take_tree,
     [STEP_SET_HOSTNAME] = step_set_hostname,
     [STEP_SET_DOMAINNAME] = step_set_domainname,
     [STEP_MOUNT_OVERLAY] = step_mount_overlay,

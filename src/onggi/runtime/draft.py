@@ -10,14 +10,15 @@ from onggi.errors import SpecError
 from onggi.runtime.host import HostFacts
 from onggi.runtime.namespaces import Namespaces
 from onggi.runtime.request import StartRequest
-from onggi.runtime.steps import NO_SLOT, BindTree, IdmapTree, OpenPeerTree, OpenTree, Step
+from onggi.runtime.steps import NO_SLOT, BindTree, IdmapTree, OpenPeerTree, OpenTree, Step, TakeTree
 from onggi.specs.runtime import Config, Linux
 
 #: `required`: the start fails without it; `wanted`: a warning, and owners show as they are.
 
 
 class Draft:
-    """`trees`: before the clone, `idmaps`: after the id maps, `inside`: then, `late`: last."""
+    """`trees`: before the clone, `idmaps`: after the id maps, `taken`: then, `inside`: then,
+    `late`: last."""
 
     def __init__(self, config: Config, host: HostFacts, request: StartRequest) -> None:
         self.config = config
@@ -27,6 +28,7 @@ class Draft:
         self.namespaces = Namespaces.of(self.linux, of_host=not host.unprivileged)
         self.trees: list[OpenTree | OpenPeerTree] = []
         self.idmaps: list[IdmapTree] = []
+        self.taken: list[TakeTree] = []
         self.inside: list[Step] = []
         self.late: list[Step] = []
         self.warnings: list[str] = []
@@ -55,12 +57,20 @@ class Draft:
         optional: bool = False,
         held: str = "",
     ) -> int:
-        """Have the monitor take the host's mount at `source` into a slot, which is returned.
+        """Have the host's mount at `source` taken into a slot, which is returned.
 
+        By the monitor, before anything of the container exists; an ordinary user may copy mounts
+        only in a namespace of the own, so there init does it with the first of its steps.
         `held`: the name of a descriptor of it, to be taken instead. `idmap`: with the owners of
         the container's user namespace.
         """
         slot = self.slot(path)
+        if self.host.own_ids is not None:
+            path = held or source
+            self.taken.append(
+                TakeTree(slot=slot, path=path, recursive=int(recursive), optional=optional)
+            )
+            return slot
         tree = OpenTree(
             slot=slot,
             path=held or source,

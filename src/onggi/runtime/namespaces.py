@@ -12,7 +12,7 @@ from msgspec import Struct
 from onggi.errors import Unsupported
 from onggi.kernel.namespaces import FILES
 from onggi.runtime.host import HostFacts
-from onggi.runtime.steps import CLONE_FLAGS, CloneInto, SetTimeOffsets, Step, WriteIdMaps
+from onggi.runtime.steps import CLONE_FLAGS, CloneInto, SetTimeOffsets, Step
 from onggi.specs.runtime import IdMapping, Linux, TimeOffset
 
 #: Made by a step of their own: a cgroup namespace after its cgroup is joined, so that this cgroup
@@ -106,19 +106,6 @@ def clone_step(namespaces: Namespaces, cgroup_slot: int) -> CloneInto:
         joins=tuple(f"{FILES[kind]}:{path}" for kind, path in namespaces.joined),
         cgroup_slot=cgroup_slot,
     )
-
-
-def map_steps(linux: Linux, namespaces: Namespaces, host: HostFacts) -> list[Step]:
-    """The id maps of a new user namespace; a user may write them only after giving up setgroups."""
-    if "user" not in namespaces.new:
-        return []
-    return [
-        WriteIdMaps(
-            uid_map=map_text(linux.uid_mappings),
-            gid_map=map_text(linux.gid_mappings),
-            setgroups="deny" if host.unprivileged else "",
-        )
-    ]
 
 
 def map_text(mappings: Sequence[IdMapping]) -> str:

@@ -23,6 +23,7 @@ from onggi.runtime.steps.host import (
     SetRlimit,
     SetTimeOffsets,
     Supervise,
+    TakeTree,
     WriteIdMaps,
 )
 from onggi.runtime.steps.identity import (
@@ -127,6 +128,7 @@ __all__ = [
     "SetUmask",
     "Step",
     "Supervise",
+    "TakeTree",
     "UnshareCgroup",
     "WriteIdMaps",
     "WriteSysctl",
