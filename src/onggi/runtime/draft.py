@@ -6,7 +6,7 @@ list that it chooses.
 
 from __future__ import annotations
 
-from onggi.errors import SpecError
+from onggi.errors import SpecError, Unsupported
 from onggi.runtime.host import HostFacts
 from onggi.runtime.namespaces import Namespaces
 from onggi.runtime.request import StartRequest
@@ -65,23 +65,38 @@ class Draft:
         the container's user namespace.
         """
         slot = self.slot(path)
+        name = held or source
         if self.host.own_ids is not None:
-            path = held or source
             self.taken.append(
-                TakeTree(slot=slot, path=path, recursive=int(recursive), optional=optional)
+                TakeTree(slot=slot, path=name, recursive=int(recursive), optional=optional)
             )
-            return slot
-        tree = OpenTree(
-            slot=slot,
-            path=held or source,
-            recursive=int(recursive),
-            source=source if held else "",
-            optional=optional,
-        )
-        self.trees.append(tree)
+        else:
+            self.trees.append(
+                OpenTree(
+                    slot=slot,
+                    path=name,
+                    recursive=int(recursive),
+                    source=source if held else "",
+                    optional=optional,
+                )
+            )
         if idmap:
-            self.idmaps.append(IdmapTree(slot=slot, recursive=int(recursive)))
+            self.map_owners(IdmapTree(slot=slot, recursive=int(recursive)), path)
         return slot
+
+    def map_owners(self, step: IdmapTree, path: str) -> None:
+        """Have a tree show other owners than it has on disk.
+
+        Raises:
+            Unsupported: an ordinary user asks for it.
+        """
+        if self.host.own_ids is not None and not step.optional:
+            raise Unsupported(
+                f"{path}: the owners of a mount are mapped by root of the host only",
+                hint="leave out idmap and the mappings, or run as root",
+            )
+        if self.host.own_ids is None:
+            self.idmaps.append(step)
 
     def open_peer_tree(self, namespace: str, source: str, path: str) -> int:
         """The same for the mount at `source` in another container's mount namespace."""

@@ -183,7 +183,12 @@ class WriteIdMaps(Step, frozen=True, kw_only=True):
     gid_grants: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return f"map user ids {self.uid_map.strip()!r}, group ids {self.gid_map.strip()!r}"
+        users = f"map user ids {self.uid_map.strip()!r}{_by(self.uid_helper)}"
+        return f"{users}, group ids {self.gid_map.strip()!r}{_by(self.gid_helper)}"
+
+
+def _by(helper: str) -> str:
+    return f" by {helper}" if helper else ""
 
 
 class JoinCgroups(Step, frozen=True, kw_only=True):
