@@ -125,11 +125,19 @@ def _in_namespace_of(pid: int) -> tuple[int, ...]:
 
 
 def cgroup_of(record: Record) -> Cgroup:
-    """The container's cgroup on this host."""
-    from onggi.kernel.cgroups.driver import Cgroup  # noqa: PLC0415 - the cheap verbs need none
+    """The container's cgroup on this host. A user's may not be on v2, whose core then does nothing
+    for it."""
+    from msgspec import structs  # noqa: PLC0415 - the cheap verbs need none
+
+    from onggi.kernel.cgroups.driver import Cgroup  # noqa: PLC0415
     from onggi.kernel.cgroups.layout import CgroupLayout  # noqa: PLC0415
 
-    return Cgroup(CgroupLayout.probe(), record.cgroup)
+    layout = CgroupLayout.probe()
+    if layout.mode == "hybrid" and layout.v2:
+        directory = f"{layout.v2.mount_point}/{record.cgroup}"
+        if not os.path.isdir(directory):
+            layout = structs.replace(layout, hierarchies=layout.hierarchies[:-1])
+    return Cgroup(layout, record.cgroup)
 
 
 def delete(directory: Directory, *, force: bool, before: Callable[[Record], None]) -> None:
