@@ -75,6 +75,13 @@ def test_exec_enters_it_and_lands_in_its_namespaces(visitor: Rootless) -> None:
     assert done.stdout.split() == [os.readlink(f"/proc/{pid}/ns/user"), "0"]
 
 
+def test_what_waits_to_be_started_cannot_be_entered(visitor: Rootless) -> None:
+    visitor.creates("one", "true")
+    done = visitor.calls("exec", "one", "true", check=False)
+    assert done.returncode == 255
+    assert "waits to be started" in done.stderr
+
+
 def test_limits_and_score_of_the_process_and_of_one_more(visitor: Rootless) -> None:
     def change(config: Config) -> None:
         config["process"] |= {
