@@ -228,6 +228,7 @@ static const char *check_step(const struct step *step) {
     case STEP_CONNECT_AGENT:
         return is_slot(number_of(step, 0)) && is_slot(number_of(step, 1)) ? NULL : "no such slot";
     case STEP_OPEN_PEER_TREE:
+    case STEP_MAKE_NODE:
         /* one that fails half way may have left the monitor elsewhere */
         if (step->optional)
             return "this step cannot be optional";

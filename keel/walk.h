@@ -134,6 +134,7 @@ int agent_tell(struct walk *walk, const struct step *step, const struct agent *a
 
 int step_open_tree(struct walk *walk, const struct step *step);
 int step_open_peer_tree(struct walk *walk, const struct step *step);
+int step_make_node(struct walk *walk, const struct step *step);
 int step_set_time_offsets(struct walk *walk, const struct step *step);
 int step_write_id_maps(struct walk *walk, const struct step *step);
 int step_join_cgroups(struct walk *walk, const struct step *step);

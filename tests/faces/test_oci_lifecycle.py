@@ -608,3 +608,25 @@ def test_output_that_nobody_reads_does_not_hold_create_up(runtime: Runtime) -> N
         assert select.select([process.stdout], [], [], 0)[0] == []
         runtime.call("start", container)
         assert process.stdout.read() == b"direct\n"
+
+
+def test_a_device_in_a_user_namespace_that_the_host_has_no_node_of(runtime: Runtime) -> None:
+    def change(config: dict[str, Any]) -> None:
+        maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        config["linux"] |= {"uidMappings": maps, "gidMappings": maps}
+        config["linux"]["namespaces"].append({"type": "user"})
+        null = {"path": "/dev/one/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o602}
+        config["linux"]["devices"] = [null | {"uid": 10, "gid": 11}]
+        config["linux"]["resources"] = {
+            "devices": [{"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rw"}]
+        }
+
+    for directory in (runtime.place, *runtime.place.parents[:2]):
+        directory.chmod(0o711)  # root inside is to reach the root file system
+    mounts = Path("/proc/self/mountinfo").read_text()
+    words = "ls -ln /dev/one/null; echo x >/dev/one/null && echo written"
+    bundle = runtime.bundle("sh", "-c", words, change=change)
+    listed, written = runtime.call("run", "-b", str(bundle), runtime.name("a")).stdout.splitlines()
+    assert listed.split()[:4] == ["crw-----w-", "1", "10", "11"]
+    assert written == "written"
+    assert Path("/proc/self/mountinfo").read_text() == mounts

@@ -20,6 +20,7 @@ from onggi.runtime.steps import (
     CloneInto,
     Execute,
     IdmapTree,
+    MakeNode,
     OpenTree,
     PivotRoot,
     Plan,
@@ -286,7 +287,7 @@ def check(made: Plan, borrowed: int) -> None:
 
 
 def check_slots(step: Step, filled: set[int]) -> None:
-    if isinstance(step, (OpenTree, TakeTree)):
+    if isinstance(step, (OpenTree, TakeTree, MakeNode)):
         assert step.slot not in filled
         filled.add(step.slot)
     if isinstance(step, (BindTree, IdmapTree)):

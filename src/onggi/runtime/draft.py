@@ -10,7 +10,16 @@ from onggi.errors import SpecError, Unsupported
 from onggi.runtime.host import HostFacts
 from onggi.runtime.namespaces import Namespaces
 from onggi.runtime.request import StartRequest
-from onggi.runtime.steps import NO_SLOT, BindTree, IdmapTree, OpenPeerTree, OpenTree, Step, TakeTree
+from onggi.runtime.steps import (
+    NO_SLOT,
+    BindTree,
+    IdmapTree,
+    MakeNode,
+    OpenPeerTree,
+    OpenTree,
+    Step,
+    TakeTree,
+)
 from onggi.specs.runtime import Config, Linux
 
 #: `required`: the start fails without it; `wanted`: a warning, and owners show as they are.
@@ -26,7 +35,7 @@ class Draft:
         self.host = host
         self.request = request
         self.namespaces = Namespaces.of(self.linux, of_host=not host.unprivileged)
-        self.trees: list[OpenTree | OpenPeerTree] = []
+        self.trees: list[OpenTree | OpenPeerTree | MakeNode] = []
         self.idmaps: list[IdmapTree] = []
         self.taken: list[TakeTree] = []
         self.inside: list[Step] = []

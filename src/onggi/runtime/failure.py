@@ -337,6 +337,7 @@ _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
         ENOTDIR="a file cannot be mounted on a directory, nor a directory on a file",
         EROFS="the mount point is missing and the file system there is read-only",
     ),
+    s.MakeNode: _of_errno(EPERM="making device nodes needs CAP_MKNOD on the host"),
     s.MakeDevice: _of_errno(
         EPERM="making device nodes needs CAP_MKNOD on the host: bind them instead",
         EEXIST="the image has another file in its place",

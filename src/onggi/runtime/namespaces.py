@@ -115,4 +115,12 @@ def map_text(mappings: Sequence[IdMapping]) -> str:
 
 def is_mapped(mappings: Sequence[IdMapping], number: int) -> bool:
     """Whether an id of the container has one outside."""
-    return any(m.container_id <= number < m.container_id + m.size for m in mappings)
+    return host_id(mappings, number) is not None
+
+
+def host_id(mappings: Sequence[IdMapping], number: int) -> int | None:
+    """What an id of the container is outside; None: nobody's."""
+    for mapping in mappings:
+        if mapping.container_id <= number < mapping.container_id + mapping.size:
+            return mapping.host_id + number - mapping.container_id
+    return None

@@ -103,6 +103,29 @@ class TakeTree(Step, frozen=True, kw_only=True):
         return f"take tree {self.path}{below} → slot {self.slot}"
 
 
+class MakeNode(Step, frozen=True, kw_only=True):
+    """Make a device node on the host's side and take its mount into a slot: root of a user
+    namespace makes none. `kind`: of ord("b") or ord("c"). `uid` and `gid` are the host's."""
+
+    opcode = 65
+    signature = "uuuuuuu"
+    actor = "monitor"
+    concerns = "mount"
+    section = "runtime-spec config-linux.md#devices"
+
+    slot: int
+    kind: int
+    major: int
+    minor: int
+    mode: int
+    uid: int
+    gid: int
+
+    def describe(self) -> str:
+        device = f"{chr(self.kind)} {self.major}:{self.minor}"
+        return f"make device {device} {self.mode:04o} of {self.uid}:{self.gid} → slot {self.slot}"
+
+
 class OpenPeerTree(Step, frozen=True, kw_only=True):
     """Take a detached copy of a mount of another container into a slot."""
 

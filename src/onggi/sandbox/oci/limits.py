@@ -21,6 +21,7 @@ from onggi.kernel.cgroups.devices import ALWAYS_ALLOWED
 from onggi.kernel.cgroups.driver import Cgroup
 from onggi.kernel.cgroups.layout import CgroupLayout, Hierarchy
 from onggi.runtime.host import HostFacts
+from onggi.runtime.namespaces import host_id
 from onggi.sandbox.oci import caller
 from onggi.specs.runtime import Config, DeviceRule, Linux, Resources
 
@@ -195,15 +196,7 @@ def delegate_of(config: Config) -> int | None:
     )
     if config.process is None or not ({"cgroup", "user"} <= new and writable):
         return None
-    uid = config.process.user.uid
-    return next(
-        (
-            m.host_id + uid - m.container_id
-            for m in linux.uid_mappings
-            if m.container_id <= uid < m.container_id + m.size
-        ),
-        None,
-    )
+    return host_id(linux.uid_mappings, config.process.user.uid)
 
 
 def tasks_of_unit(record: Record) -> tuple[str, ...]:
