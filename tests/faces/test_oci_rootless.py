@@ -241,6 +241,9 @@ def test_hooks_run_on_the_host_as_the_user(visitor: Rootless) -> None:
     assert said == [str(UID), os.readlink("/proc/self/ns/user")]
 
 
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/ns/time"), reason="host feature missing: time namespaces"
+)
 def test_a_time_namespace_is_refused(visitor: Rootless) -> None:
     def change(config: Config) -> None:
         config["linux"]["namespaces"].append({"type": "time"})
