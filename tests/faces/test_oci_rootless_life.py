@@ -250,11 +250,12 @@ def test_without_one_there_is_a_place_in_tmp_that_nobody_can_have_laid_out(
 ) -> None:
     del visitor.environment["XDG_RUNTIME_DIR"]
     place = Path(f"/tmp/onggi-runtime-{UID}")
-    visitor.does("mkdir", str(place))
-    owner = place.stat().st_uid
-    place.rmdir()
-    if owner != UID:
-        pytest.skip("host feature missing: a /tmp that knows owners")
+    made = visitor.does("mkdir", str(place), check=False).returncode == 0
+    known = made and place.stat().st_uid == UID
+    if made:
+        place.rmdir()
+    if not known:
+        pytest.skip("host feature missing: a /tmp that takes directories, and knows owners")
     try:
         visitor.calls("list")
         facts = place.stat()

@@ -113,7 +113,7 @@ def make(
     try:
         for warning in cgroup.apply(resources):
             warn(warning)
-        _give(cgroup, config, host, warn)
+        delegate(cgroup, config, host, warn)
     except BaseException:
         cgroup.remove()
         raise
@@ -168,7 +168,7 @@ def _require_limits(
         )
 
 
-def _give(cgroup: Cgroup, config: Config, host: HostFacts, warn: Callable[[str], None]) -> None:
+def delegate(cgroup: Cgroup, config: Config, host: HostFacts, warn: Callable[[str], None]) -> None:
     """The container's user owns a cgroup that is the container's own, on v2, and writable."""
     uid = delegate_of(config)
     if uid is None or cgroup.layout.mode != "v2" or cgroup.layout.v2 is None:
