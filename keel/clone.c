@@ -200,8 +200,19 @@ static int clone_by_stage(struct walk *walk, const struct step *step, struct joi
     return 0;
 }
 
+/* /proc/PID/uid_map is root's, and newuidmap refuses, as long as PID is not inspectable. Only who has
+ * the host's user namespace can look, and that is the user: init is in no container yet. */
+static int stay_inspectable(struct walk *walk, const struct step *step) {
+    walk->inspectable = number_of(step, 0) & CLONE_NEWUSER && geteuid() != 0;
+    return walk->inspectable && prctl(PR_SET_DUMPABLE, 1) < 0
+               ? fail(walk->failure, "prctl", "PR_SET_DUMPABLE")
+               : 0;
+}
+
 static int clone_directly(struct walk *walk, const struct step *step, int cgroup, int init_end) {
-    pid_t pid = clone_process(walk, step, 0, cgroup, &walk->pidfd);
+    pid_t pid = stay_inspectable(walk, step) < 0
+                    ? -1
+                    : clone_process(walk, step, 0, cgroup, &walk->pidfd);
     if (pid == 0) {
         close(walk->baton);
         walk->baton = init_end;
@@ -211,6 +222,8 @@ static int clone_directly(struct walk *walk, const struct step *step, int cgroup
     if (pid < 0)
         return -1;
     walk->child = pid;
+    if (walk->inspectable && prctl(PR_SET_DUMPABLE, 0) < 0)
+        return fail(walk->failure, "prctl", "PR_SET_DUMPABLE");
     return 0;
 }
 

@@ -220,6 +220,7 @@ static const char *check_sockets(const struct step *step) {
 static const char *check_step(const struct step *step) {
     switch (step->opcode) {
     case STEP_OPEN_TREE:
+    case STEP_TAKE_TREE:
     case STEP_IDMAP_TREE:
     case STEP_ATTACH_ROOT:
     case STEP_BIND_TREE:
@@ -227,6 +228,7 @@ static const char *check_step(const struct step *step) {
     case STEP_CONNECT_AGENT:
         return is_slot(number_of(step, 0)) && is_slot(number_of(step, 1)) ? NULL : "no such slot";
     case STEP_OPEN_PEER_TREE:
+    case STEP_MAKE_NODE:
         /* one that fails half way may have left the monitor elsewhere */
         if (step->optional)
             return "this step cannot be optional";
@@ -264,10 +266,9 @@ static const char *check_step(const struct step *step) {
 
 static int needs_child(uint16_t opcode) {
     return opcode == STEP_WRITE_ID_MAPS || opcode == STEP_IDMAP_TREE ||
-           opcode == STEP_SET_OOM_SCORE || opcode == STEP_SET_RLIMIT ||
-           opcode == STEP_SEND_NETLINK || opcode == STEP_RUN_HOST_HOOK ||
-           opcode == STEP_CONNECT_AGENT || opcode == STEP_SET_SCHEDULER ||
-           is_of_init(opcode);
+           opcode == STEP_SET_RLIMIT || opcode == STEP_SEND_NETLINK ||
+           opcode == STEP_RUN_HOST_HOOK || opcode == STEP_CONNECT_AGENT ||
+           opcode == STEP_SET_SCHEDULER || is_of_init(opcode);
 }
 
 /* Which steps have come so far. */

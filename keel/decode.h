@@ -13,7 +13,7 @@ enum opcode {
 #undef STEP
     STEP_FIRST_OF_INIT = STEP_SET_ROOT_PROPAGATION,
     STEP_LAST_OF_INIT = STEP_HOLD, /* the monitor's numbers are below and above */
-    STEP_LIMIT = STEP_RUN_HOST_HOOK + 1,
+    STEP_LIMIT = STEP_MAKE_NODE + 1,
 };
 
 enum { MAX_FIELDS = 11, SLOTS = 256, NO_SLOT = 255 };

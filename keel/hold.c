@@ -5,6 +5,9 @@
  * spawner that dies first leaves no process. It knows neither records nor hooks. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -38,10 +41,31 @@ static int find_executable(struct walk *walk) {
     return -1;
 }
 
+/* The kernel drops what a first process of a pid namespace neither handles nor blocks. Whoever asks an
+ * init that only waits to end is obeyed, as by runc's; its code is what shells make of the signal. */
+static void end_when_asked(int listener) {
+    static const int ASKING[] = {SIGHUP, SIGINT, SIGQUIT, SIGABRT, SIGTERM};
+    sigset_t asking;
+    sigset_t before;
+    sigemptyset(&asking);
+    for (size_t i = 0; i < sizeof ASKING / sizeof *ASKING; i++)
+        sigaddset(&asking, ASKING[i]);
+    sigprocmask(SIG_BLOCK, &asking, &before);
+    SCOPED_FD asked = signalfd(-1, &asking, SFD_CLOEXEC);
+    struct pollfd ends[2] = {{.fd = listener, .events = POLLIN}, {.fd = asked, .events = POLLIN}};
+    while (asked >= 0 && !ends[0].revents && (poll(ends, 2, -1) > 0 || errno == EINTR)) {
+        struct signalfd_siginfo info;
+        if (ends[1].revents && read(asked, &info, sizeof info) == sizeof info)
+            _exit(128 + (int)info.ssi_signo);
+    }
+    sigprocmask(SIG_SETMASK, &before, NULL);
+}
+
 /* Wait for whoever says GO; a connection that only looks is let go. */
 static int wait_for_start(int listener) {
     for (;;) {
         uint32_t word = 0;
+        end_when_asked(listener);
         int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (connection < 0 && (errno == EINTR || errno == ECONNABORTED))
             continue;

@@ -1,5 +1,6 @@
-/* RUN_HOST_HOOK, RUN_HOOK: a program of the configuration runs to its end; that it exits with 0 is
- * part of the start. The state comes as its standard input, what it writes is kept for the report. */
+/* A program runs to its end; that it exits with 0 is part of the start. A hook of the configuration
+ * (RUN_HOST_HOOK, RUN_HOOK), whose standard input is the state; or one of the host's that keel needs.
+ * What it writes is kept for the report. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -15,9 +16,9 @@
 #include "syscalls.h"
 #include "walk.h"
 
-enum { SAID_BYTES = 640, LOOK_MS = 10, HOOK_UMASK = 022 };
+enum { SAID_BYTES = 640, LOOK_MS = 10, PROGRAM_UMASK = 022 };
 
-/* What a hook has written, its end if it was much. */
+/* What a program has written, its end if it was much. */
 struct said {
     char text[SAID_BYTES + 1];
     size_t length;
@@ -53,21 +54,18 @@ static uint64_t now_ms(void) {
 }
 
 /* Why it could not be executed goes back as an errno, which an execve that succeeds closes. */
-static _Noreturn void become_hook(const struct walk *walk, const struct step *step, int state,
-                                  int output, int report) {
-    const char *directory = text_of(step, 4);
+static _Noreturn void become(const struct program *program, int output, int report) {
     sigset_t none;
     sigemptyset(&none);
     for (int number = 1; number < NSIG; number++)
         sys_set_handler(number, SIG_DFL);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setpgid(0, 0);
-    umask(HOOK_UMASK);
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && dup2(state, STDIN_FILENO) >= 0 &&
+    umask(PROGRAM_UMASK);
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && dup2(program->input, STDIN_FILENO) >= 0 &&
         dup2(output, STDOUT_FILENO) >= 0 && dup2(output, STDERR_FILENO) >= 0 &&
-        (*directory ? chdir(directory) : fchdir(walk->root)) == 0)
-        execve(text_of(step, 1), (char **)step->field[2].list.items,
-               (char **)step->field[3].list.items);
+        (*program->directory ? chdir(program->directory) : fchdir(program->root)) == 0)
+        execve(program->path, (char **)program->arguments, (char **)program->environment);
     int error = errno;
     _exit(write(report, &error, sizeof error) == sizeof error ? 127 : 126);
 }
@@ -90,13 +88,13 @@ static int listen_to(struct said *said, int output) {
 
 /* Its exit status, or -1 when the time is over. It may leave somebody behind who keeps the output
  * open: its own end is what counts. */
-static int await_hook(pid_t hook, int output, uint64_t timeout_ms, struct said *said) {
+static int await_end(pid_t child, int output, uint64_t timeout_ms, struct said *said) {
     struct pollfd watched = {.fd = output, .events = POLLIN};
     uint64_t end = now_ms() + timeout_ms;
     int status = 0;
     for (;;) {
-        pid_t ended = waitpid(hook, &status, WNOHANG);
-        if (ended == hook || (ended < 0 && errno != EINTR))
+        pid_t ended = waitpid(child, &status, WNOHANG);
+        if (ended == child || (ended < 0 && errno != EINTR))
             break;
         if (timeout_ms && now_ms() >= end)
             return -1;
@@ -108,65 +106,83 @@ static int await_hook(pid_t hook, int output, uint64_t timeout_ms, struct said *
     return status;
 }
 
-static int tell_failure(struct walk *walk, const struct step *step, int status, struct said *said) {
+static int tell_failure(struct walk *walk, const struct program *program, int status,
+                        struct said *said) {
     said->text[said->length] = '\0';
     errno = ECANCELED;
-    return fail(walk->failure, "hook", "%s hook %s %s %d%s%s", text_of(step, 0), text_of(step, 1),
+    return fail(walk->failure, program->call, "%s%s %s %d%s%s", program->kind, program->path,
                 WIFEXITED(status) ? "exited with" : "was ended by signal",
                 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status),
                 said->length ? ": " : "", said->text);
 }
 
-static int finish_hook(struct walk *walk, const struct step *step, pid_t hook, int output,
-                       int report) {
+static int finish(struct walk *walk, const struct program *program, pid_t child, int output,
+                  int report) {
     struct said said = {.length = 0};
     int error = 0;
     if (read(report, &error, sizeof error) == sizeof error) {
-        while (waitpid(hook, NULL, 0) < 0 && errno == EINTR)
+        while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
             ;
         errno = error;
-        return fail(walk->failure, "hook", "%s", text_of(step, 1));
+        return fail(walk->failure, program->call, "%s", program->path);
     }
-    int status = await_hook(hook, output, number_of(step, 5), &said);
+    int status = await_end(child, output, program->timeout_ms, &said);
     if (status == 0)
         return 0;
     if (status > 0)
-        return tell_failure(walk, step, status, &said);
-    if (kill(-hook, SIGKILL) < 0)
-        kill(hook, SIGKILL);
-    while (waitpid(hook, NULL, 0) < 0 && errno == EINTR)
+        return tell_failure(walk, program, status, &said);
+    if (kill(-child, SIGKILL) < 0)
+        kill(child, SIGKILL);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
         ;
     errno = ETIMEDOUT;
-    return fail(walk->failure, "hook", "%s hook %s ran for more than %llu ms", text_of(step, 0),
-                text_of(step, 1), (unsigned long long)number_of(step, 5));
+    return fail(walk->failure, program->call, "%s%s ran for more than %llu ms", program->kind,
+                program->path, (unsigned long long)program->timeout_ms);
 }
 
-static int run_hook(struct walk *walk, const struct step *step, pid_t pid) {
+int run_program(struct walk *walk, const struct program *program) {
     int output[2];
     int report[2];
-    SCOPED_FD state = state_file(walk, &step->field[6].list, pid);
-    if (state < 0)
-        return -1;
     if (pipe2(output, O_CLOEXEC | O_NONBLOCK) < 0)
-        return fail(walk->failure, "pipe2", "a hook's output");
+        return fail(walk->failure, "pipe2", "a program's output");
     SCOPED_FD output_r = output[0];
     SCOPED_FD output_w = output[1];
     if (pipe2(report, O_CLOEXEC) < 0)
-        return fail(walk->failure, "pipe2", "a hook's execve");
+        return fail(walk->failure, "pipe2", "a program's execve");
     SCOPED_FD report_r = report[0];
     SCOPED_FD report_w = report[1];
-    /* the hook's own end blocks, as programs expect */
+    /* the program's own end blocks, as programs expect */
     if (fcntl(output_w, F_SETFL, 0) < 0)
-        return fail(walk->failure, "fcntl", "a hook's output");
-    pid_t hook = fork();
-    if (hook < 0)
-        return fail(walk->failure, "fork", "a hook");
-    if (hook == 0)
-        become_hook(walk, step, state, output_w, report_w);
+        return fail(walk->failure, "fcntl", "a program's output");
+    pid_t child = fork();
+    if (child < 0)
+        return fail(walk->failure, "fork", "%s", program->path);
+    if (child == 0)
+        become(program, output_w, report_w);
     close(report_w);
     close(output_w);
     report_w = output_w = -1;
-    return finish_hook(walk, step, hook, output_r, report_r);
+    return finish(walk, program, child, output_r, report_r);
+}
+
+static int run_hook(struct walk *walk, const struct step *step, pid_t pid) {
+    char kind[64];
+    SCOPED_FD state = state_file(walk, &step->field[6].list, pid);
+    if (state < 0)
+        return -1;
+    snprintf(kind, sizeof kind, "%s hook ", text_of(step, 0));
+    const struct program hook = {
+        .call = "hook",
+        .kind = kind,
+        .path = text_of(step, 1),
+        .arguments = step->field[2].list.items,
+        .environment = step->field[3].list.items,
+        .directory = text_of(step, 4),
+        .root = walk->root,
+        .input = state,
+        .timeout_ms = number_of(step, 5),
+    };
+    return run_program(walk, &hook);
 }
 
 int step_run_host_hook(struct walk *walk, const struct step *step) {

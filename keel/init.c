@@ -23,11 +23,13 @@ static int become_root(struct walk *walk) {
     /* the engine's groups; EPERM: the maps were written with setgroups denied */
     if (setgroups(0, NULL) < 0 && errno != EPERM)
         return fail(walk->failure, "setgroups", "none");
+    walk->inspectable = walk->root_due = 0;
     return init_arm(walk);
 }
 
 int init_arm(struct walk *walk) {
-    if (prctl(PR_SET_DUMPABLE, 0) < 0 || (walk->armed && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0))
+    if ((!walk->inspectable && prctl(PR_SET_DUMPABLE, 0) < 0) ||
+        (walk->armed && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0))
         return fail(walk->failure, "prctl", "dumpable, parent-death signal");
     return 0;
 }
@@ -109,8 +111,16 @@ static int maps_written(const struct plan *plan, uint32_t from, uint32_t to) {
     return 0;
 }
 
+/* Trees of the host are taken with the ids that came along: root inside may be somebody whom the
+ * host's directories do not let pass. */
+static int is_root_due(const struct walk *walk, const struct step *step) {
+    return walk->root_due && step->opcode != STEP_TAKE_TREE;
+}
+
 static int take_turn(struct walk *walk, uint32_t *index) {
     while (is_init_step(&walk->plan->steps[*index])) {
+        if (is_root_due(walk, &walk->plan->steps[*index]) && become_root(walk) < 0)
+            return -1;
         int result = carry_out(walk, *index);
         if (result < 0)
             return -1;
@@ -155,8 +165,7 @@ static int live(struct walk *walk, int user_namespace_joined) {
             _exit(1); /* the monitor is gone: nobody is left to report to */
         walk->failure->step = index;
         walk->failure->opcode = walk->plan->steps[index].opcode;
-        if (maps_written(walk->plan, index, next) && become_root(walk) < 0)
-            return -1;
+        walk->root_due |= maps_written(walk->plan, index, next);
         index = next;
         if (take_turn(walk, &index) < 0)
             return -1;

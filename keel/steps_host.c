@@ -27,8 +27,8 @@ static int write_file(struct walk *walk, const char *path, const char *text, siz
     return fail(walk->failure, "write", "%s to %s", text, path);
 }
 
-static int write_process_file(struct walk *walk, pid_t pid, const char *name, const char *text,
-                              size_t length) {
+int write_process_file(struct walk *walk, pid_t pid, const char *name, const char *text,
+                       size_t length) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
     return write_file(walk, path, text, length);
@@ -41,6 +41,14 @@ int step_open_tree(struct walk *walk, const struct step *step) {
     if (tree < 0)
         return fail(walk->failure, "open_tree", "%s", text_of(step, 1));
     slot_fill(walk, (unsigned)number_of(step, 0), tree);
+    return 0;
+}
+
+/* By init, of its own mount namespace: its slots are nobody else's. */
+int step_take_tree(struct walk *walk, const struct step *step) {
+    if (step_open_tree(walk, step) < 0)
+        return -1;
+    walk->filled[number_of(step, 0)] = 0;
     return 0;
 }
 
@@ -90,14 +98,6 @@ static int write_maps(struct walk *walk, pid_t pid, const struct blob *users,
     if (write_process_file(walk, pid, "uid_map", users->bytes, users->length) < 0)
         return -1;
     return write_process_file(walk, pid, "gid_map", groups->bytes, groups->length);
-}
-
-int step_write_id_maps(struct walk *walk, const struct step *step) {
-    const struct blob *setgroups = &step->field[2].text;
-    if (setgroups->length &&
-        write_process_file(walk, walk->child, "setgroups", setgroups->bytes, setgroups->length) < 0)
-        return -1;
-    return write_maps(walk, walk->child, &step->field[0].text, &step->field[1].text);
 }
 
 /* Only opened here: a process of one thread that moves itself takes no lock that waits, whereas a
@@ -167,10 +167,20 @@ int step_idmap_tree(struct walk *walk, const struct step *step) {
     return 0;
 }
 
+/* Before the clone it is the monitor's own, and the child's from its birth: what an ordinary user may
+ * do only to a process that is inspectable, which one inside a container must not be. */
 int step_set_oom_score(struct walk *walk, const struct step *step) {
     char text[32];
     int length = snprintf(text, sizeof text, "%lld", (long long)step->field[0].integer);
-    return write_process_file(walk, walk->child, "oom_score_adj", text, (size_t)length);
+    if (walk->child)
+        return write_process_file(walk, walk->child, "oom_score_adj", text, (size_t)length);
+    if (prctl(PR_SET_DUMPABLE, 1) < 0)
+        return fail(walk->failure, "prctl", "PR_SET_DUMPABLE");
+    int result = write_file(walk, "/proc/self/oom_score_adj", text, (size_t)length);
+    int error = errno;
+    prctl(PR_SET_DUMPABLE, 0);
+    errno = error;
+    return result;
 }
 
 int step_set_rlimit(struct walk *walk, const struct step *step) {

@@ -22,6 +22,7 @@
 static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = {
     [STEP_OPEN_TREE] = step_open_tree,
     [STEP_OPEN_PEER_TREE] = step_open_peer_tree,
+    [STEP_MAKE_NODE] = step_make_node,
     [STEP_SET_TIME_OFFSETS] = step_set_time_offsets,
     [STEP_CLONE_INTO] = clone_init,
     [STEP_WRITE_ID_MAPS] = step_write_id_maps,
@@ -34,6 +35,7 @@ static int (*const CARRY_OUT[STEP_LIMIT])(struct walk *, const struct step *) = 
     [STEP_JOIN_KEYRING] = step_join_keyring,
     [STEP_UNSHARE_CGROUP] = step_unshare_cgroup,
     [STEP_RAISE_LOOPBACK] = step_raise_loopback,
+    [STEP_TAKE_TREE] = step_take_tree,
     [STEP_SET_HOSTNAME] = step_set_hostname,
     [STEP_SET_DOMAINNAME] = step_set_domainname,
     [STEP_MOUNT_OVERLAY] = step_mount_overlay,

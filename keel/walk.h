@@ -46,6 +46,8 @@ struct walk {
     uint8_t attached[SLOTS]; /* 1: a layer that is attached over root_place */
     int empty_tree;          /* the read-only empty directory that masks; attached once used */
     int armed;               /* 1: init dies with the monitor */
+    int inspectable;         /* 1: its ids are mapped by an ordinary user, who may not otherwise */
+    int root_due;            /* 1: they are mapped, and it is not root yet */
     int umask_known;         /* 1: SET_UMASK was carried out */
     int stdio_known;         /* 1: fds 0-2 are the container's */
     int terminal_known;      /* 1: they are a terminal */
@@ -100,6 +102,26 @@ int init_root(struct walk *walk);
  * with the failure filled. */
 int state_file(struct walk *walk, const struct list *pieces, pid_t pid);
 
+/* steps_host.c: one write of a whole file of /proc/PID. */
+int write_process_file(struct walk *walk, pid_t pid, const char *name, const char *text,
+                       size_t length);
+
+/* hook.c: a program that runs to its end, and how it is named when it fails: `call`, and `kind`
+ * ("prestart hook ") before its path. `directory` empty: `root`. `timeout_ms` 0: no limit. */
+struct program {
+    const char *call;
+    const char *kind;
+    const char *path;
+    const char **arguments;
+    const char **environment;
+    const char *directory;
+    int root;
+    int input;
+    uint64_t timeout_ms;
+};
+/* 0: it exited with 0. -1: it did not, with the failure filled. */
+int run_program(struct walk *walk, const struct program *program);
+
 /* agent.c: what LOAD_SECCOMP tells the agent. Nothing but sendmsg is called once it is prepared. */
 struct agent {
     int socket;
@@ -112,6 +134,7 @@ int agent_tell(struct walk *walk, const struct step *step, const struct agent *a
 
 int step_open_tree(struct walk *walk, const struct step *step);
 int step_open_peer_tree(struct walk *walk, const struct step *step);
+int step_make_node(struct walk *walk, const struct step *step);
 int step_set_time_offsets(struct walk *walk, const struct step *step);
 int step_write_id_maps(struct walk *walk, const struct step *step);
 int step_join_cgroups(struct walk *walk, const struct step *step);
@@ -128,6 +151,7 @@ int step_set_root_propagation(struct walk *walk, const struct step *step);
 int step_join_keyring(struct walk *walk, const struct step *step);
 int step_unshare_cgroup(struct walk *walk, const struct step *step);
 int step_raise_loopback(struct walk *walk, const struct step *step);
+int step_take_tree(struct walk *walk, const struct step *step);
 int step_set_hostname(struct walk *walk, const struct step *step);
 int step_set_domainname(struct walk *walk, const struct step *step);
 int step_mount_overlay(struct walk *walk, const struct step *step);

@@ -42,6 +42,7 @@ if [ -b /dev/ubda ]; then mount -t ext4 /dev/ubda /run/disk; else mount -t tmpfs
 """
 
 RUN = """#!/bin/sh
+export TMPDIR=/run/disk
 cd {root}
 {python} -m pytest -q -p no:cacheprovider --basetemp=/run/disk/t {options} {suites} \\
     >{out}/report 2>&1

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -158,6 +159,7 @@ pid_t fork(void) { return (pid_t)CALL(SYS_fork); }
 int execve(const char *path, char *const arguments[], char *const environment[]) {
     return (int)CALL(SYS_execve, path, arguments, environment);
 }
+uid_t geteuid(void) { return (uid_t)CALL(SYS_geteuid); }
 pid_t getpid(void) { return (pid_t)CALL(SYS_getpid); }
 pid_t getpgrp(void) { return (pid_t)CALL(SYS_getpgrp); }
 int setpgid(pid_t pid, pid_t group) { return (int)CALL(SYS_setpgid, pid, group); }
@@ -221,6 +223,9 @@ int sigdelset(sigset_t *set, int number) {
 }
 int sigprocmask(int how, const sigset_t *restrict set, sigset_t *restrict old) {
     return (int)CALL(SYS_rt_sigprocmask, how, set, old, KERNEL_SIGSET_BYTES);
+}
+int signalfd(int file, const sigset_t *set, int flags) {
+    return (int)CALL(SYS_signalfd4, file, set, KERNEL_SIGSET_BYTES, flags);
 }
 int sigwaitinfo(const sigset_t *restrict set, siginfo_t *restrict info) {
     return (int)CALL(SYS_rt_sigtimedwait, set, info, NULL, KERNEL_SIGSET_BYTES);

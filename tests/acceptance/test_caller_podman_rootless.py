@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-import onggi
 from acceptance import callers_rig as callers
 from registry_rig import need
+from visitor_rig import AS_USER, UID, write_files, write_runtime
 
-UID = 4242
-AS_USER = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all"]
-PYTHON_PATH = f"{Path(onggi.__file__).parents[1]}:{Path(msgspec.__file__).parents[1]}"
 # A user whom only this mount namespace knows; what is left over ends with the pid namespace.
 WORLD = """
 set -e
@@ -41,31 +36,12 @@ def place() -> Iterator[Path]:
 
 
 def _write(place: Path) -> None:
-    for file, line in (
-        ("passwd", f"visitor:x:{UID}:{UID}::{place}/home:/bin/sh\n"),
-        ("group", f"visitor:x:{UID}:\n"),
-        ("subuid", "visitor:300000:65536\n"),
-        ("subgid", "visitor:300000:65536\n"),
-    ):
-        (place / file).write_text(Path(f"/etc/{file}").read_text() + line)
+    write_files(place)
     callers.image_tar(place).chmod(0o644)
     for name in ("home", "run"):
         (place / name).mkdir(mode=0o700)
     subprocess.run(["chown", f"{UID}:{UID}", place / "home", place / "run"], check=True)
-    runtime = place / "onggi-runtime"
-    words = f"PYTHONPATH={PYTHON_PATH} exec {interpreter()} -P -m onggi.faces.oci.main"
-    runtime.write_text(f'#!/bin/sh\n{words} "$@"\n')
-    runtime.chmod(0o755)
-
-
-def interpreter() -> str:
-    """A Python that other users may run, with all that the runtime imports."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        words = ["env", f"PYTHONPATH={PYTHON_PATH}", python, "-c", "import onggi, msgspec"]
-        done = subprocess.run([*AS_USER, *words], capture_output=True, check=False)
-        if done.returncode == 0:
-            return python
-    pytest.skip("other users may not run this Python, or not read this source tree")
+    write_runtime(place)
 
 
 def as_visitor(place: Path, commands: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 
 from acceptance import callers_rig as callers
 from registry_rig import need
+from visitor_rig import write_runtime
+
+NOBODY = 65534
 
 CONFIGURATION = """
 ClusterName=test
@@ -38,10 +42,10 @@ PartitionName=test Nodes=ALL Default=YES State=UP
 """
 # As Slurm's page on containers has it: containers are run in the foreground by their step.
 CONTAINERS = """
-RunTimeQuery="{runtime} --root={place}/oci state %n.%u.%j.%s.%t"
-RunTimeKill="{runtime} --root={place}/oci kill -a %n.%u.%j.%s.%t"
-RunTimeDelete="{runtime} --root={place}/oci delete --force %n.%u.%j.%s.%t"
-RunTimeRun="{runtime} --root={place}/oci run --bundle %b %n.%u.%j.%s.%t"
+RunTimeQuery="{runtime} --root={place}/oci/%u state %n.%u.%j.%s.%t"
+RunTimeKill="{runtime} --root={place}/oci/%u kill -a %n.%u.%j.%s.%t"
+RunTimeDelete="{runtime} --root={place}/oci/%u delete --force %n.%u.%j.%s.%t"
+RunTimeRun="{runtime} --root={place}/oci/%u run --bundle %b %n.%u.%j.%s.%t"
 """
 
 
@@ -104,7 +108,15 @@ def _write(place: Path) -> None:
     (place / "munge.key").write_bytes(os.urandom(1024))
     (place / "munge.key").chmod(0o600)
     (place / "slurm.conf").write_text(CONFIGURATION.format(place=place, ports=ports))
-    (place / "oci.conf").write_text(CONTAINERS.format(place=place, runtime=callers.RUNTIME))
+    for name in ("root", "nobody"):
+        (place / "oci" / name).mkdir()
+        shutil.chown(place / "oci" / name, name)
+    runtime = place / "runtime"
+    others = write_runtime(place)
+    of_root = f'[ $(id -u) = 0 ] && exec {callers.RUNTIME} "$@"'
+    runtime.write_text(f'#!/bin/sh\n{of_root}\nexec {others} "$@"\n')
+    runtime.chmod(0o755)
+    (place / "oci.conf").write_text(CONTAINERS.format(place=place, runtime=runtime))
     callers.bundle(place / "bundle", "true")
 
 
@@ -123,4 +135,25 @@ def test_its_exit_code_is_the_steps(srun: callers.Caller, place: Path) -> None:
 
 def test_nothing_stays(srun: callers.Caller, place: Path) -> None:
     srun.run(f"--container={place}/bundle", "true")
-    callers.until(lambda: not list((place / "oci").iterdir()), "the step's container is deleted")
+    callers.until(
+        lambda: not list((place / "oci/root").iterdir()), "the step's container is deleted"
+    )
+
+
+def test_an_ordinary_users_step(srun: callers.Caller, place: Path) -> None:
+    """Slurm calls the runtime as the user, who is in no namespace of the own."""
+    bundle = place / "users"
+    bundle.mkdir()
+    callers.root_file_system(bundle / "rootfs")
+    subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", bundle], check=True)
+    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    write = [*as_nobody, place / "runtime", "spec", "--rootless", "--bundle", bundle]
+    subprocess.run(write, check=True)
+    user = callers.Caller([*as_nobody, *srun.words], srun.environment)
+    said = user.out(f"--container={bundle}", "--chdir=/", "cat", "/proc/self/uid_map")
+    assert said.split() == ["0", str(NOBODY), "1"]
+    _nothing_stays_in(place / "oci/nobody")
+
+
+def _nothing_stays_in(root: Path) -> None:
+    callers.until(lambda: not list(root.iterdir()), f"containers are deleted from {root}")

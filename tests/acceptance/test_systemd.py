@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from acceptance.test_caller_podman_rootless import PYTHON_PATH, interpreter
 from faces.oci_rig import NEEDS_ROOT_AND_BUSYBOX, PLAIN, Runtime, eventually
 from onggi.sandbox.oci.systemd.scopes import Holder, Scope
 from onggi.sandbox.oci.systemd.units import unit_of
 from onggi.specs.runtime import Resources
+from visitor_rig import PYTHON_PATH, interpreter
 
 pytestmark = [
     NEEDS_ROOT_AND_BUSYBOX,

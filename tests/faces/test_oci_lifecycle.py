@@ -626,3 +626,29 @@ def test_a_cgroup_that_others_live_in_is_refused_and_they_live_on(runtime: Runti
     assert "exists and has processes" in done.stderr
     runtime.call("delete", "--force", runtime.name("b"))
     assert runtime.state(first)["status"] == "created"
+
+
+def test_a_device_in_a_user_namespace_that_the_host_has_no_node_of(runtime: Runtime) -> None:
+    def change(config: dict[str, Any]) -> None:
+        maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        config["linux"] |= {"uidMappings": maps, "gidMappings": maps}
+        config["linux"]["namespaces"].append({"type": "user"})
+        null = {"path": "/dev/one/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o602}
+        disk = {"path": "/dev/disk", "type": "b", "major": 7, "minor": 200, "fileMode": 0o666}
+        config["linux"]["devices"] = [null | {"uid": 10, "gid": 11}, disk]
+        config["linux"]["resources"] = {
+            "devices": [{"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rw"}]
+        }
+
+    for directory in (runtime.place, *runtime.place.parents[:2]):
+        directory.chmod(0o711)  # root inside is to reach the root file system
+    words = "ls -ln /dev/one/null; echo x >/dev/one/null && echo written; head -c 1 /dev/disk 2>&1"
+    bundle = runtime.bundle("sh", "-c", words, change=change)
+    done = runtime.call("run", "-b", str(bundle), runtime.name("a"), check=False)
+    listed, written, denied = done.stdout.splitlines()
+    assert listed.split()[:4] == ["crw-----w-", "1", "10", "11"]
+    assert written == "written"
+    assert denied.endswith("Operation not permitted")  # the cgroup's answer
+    rows = [row.split() for row in Path("/proc/self/mountinfo").read_text().splitlines()]
+    assert [row for row in rows if row[3] == "/node"] == []  # the host has no part of it
+    assert len([row for row in rows if row[4] == "/"]) == 1

@@ -12,6 +12,7 @@ from onggi.errors import EngineError, InvalidArgument, SpecError, Unsupported
 from onggi.kernel.capabilities import DEFAULT, NAMES
 from onggi.runtime.explain import explain
 from onggi.runtime.host import HostFacts
+from onggi.runtime.own_ids import OwnIds
 from onggi.runtime.plan import plan, plan_exec
 from onggi.runtime.request import StartRequest
 from onggi.runtime.steps import (
@@ -19,11 +20,13 @@ from onggi.runtime.steps import (
     CloneInto,
     Execute,
     IdmapTree,
+    MakeNode,
     OpenTree,
     PivotRoot,
     Plan,
     Step,
     Supervise,
+    TakeTree,
 )
 from onggi.specs.runtime import (
     Capabilities,
@@ -49,6 +52,7 @@ from unit.plan_cases import (
     MOUNTS,
     OVERLAY,
     UNIFIED,
+    VISITOR,
     default_config,
 )
 from unit.plan_decoder import decode_plan
@@ -237,15 +241,16 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
     "linux_sysctl": st.dictionaries(st.sampled_from(["net.a.b", "kernel.sem", "vm.x"]), WORDS),
 }
 HOSTS = st.builds(
-    lambda layout, unprivileged, missing, caps: msgspec.structs.replace(
+    lambda layout, standing, missing, caps: msgspec.structs.replace(
         HOST,
         cgroups=layout,
-        unprivileged=unprivileged,
+        unprivileged=standing is not None,
+        own_ids=standing if isinstance(standing, OwnIds) else None,
         namespaces=HOST.namespaces - missing,
         capabilities=caps,
     ),
     st.sampled_from([HYBRID, UNIFIED]),
-    st.booleans(),
+    st.sampled_from([None, "root of a namespace of podman's", VISITOR]),
     st.sets(st.sampled_from(KINDS), max_size=1) | st.just(set()),
     st.sampled_from([HOST.capabilities, 0]),
 )
@@ -267,6 +272,12 @@ def check(made: Plan, borrowed: int) -> None:
     assert kinds.count(CloneInto) == kinds.count(Execute) == kinds.count(Supervise) == 1
     clone = kinds.index(CloneInto)
     assert all(step.actor == "monitor" for step in made.steps[: clone + 1])
+    taken = [n for n, kind in enumerate(kinds) if kind is TakeTree]
+    if taken:  # before init is root, and nothing is taken from outside
+        first = next(n for n, step in enumerate(made.steps) if step.actor == "init")
+        assert taken == list(range(first, first + len(taken)))
+        assert OpenTree not in kinds
+        assert IdmapTree not in kinds
     filled: set[int] = set(range(borrowed))
     for step in made.steps:
         check_slots(step, filled)
@@ -276,7 +287,7 @@ def check(made: Plan, borrowed: int) -> None:
 
 
 def check_slots(step: Step, filled: set[int]) -> None:
-    if isinstance(step, OpenTree):
+    if isinstance(step, (OpenTree, TakeTree, MakeNode)):
         assert step.slot not in filled
         filled.add(step.slot)
     if isinstance(step, (BindTree, IdmapTree)):
@@ -298,23 +309,24 @@ def test_a_plan_or_one_located_error_and_always_the_same(
         return
     assert again == made
     check(made, request.borrowed)
-    assert decode_plan(made.encode()).steps == made.steps
+    # words for people are not encoded
+    assert decode_plan(made.encode()).encode() == made.encode()
     assert len(explain(made)) == len(made.steps)
     assert all(isinstance(warning, str) and warning for warning in made.warnings)
     msgspec.json.encode(made.to_builtins())
 
 
-@given(PROCESS, likely_configs())
+@given(PROCESS, likely_configs(), HOSTS)
 @settings(max_examples=100, deadline=None)
-def test_an_exec_too(process: Process, config: Config) -> None:
+def test_an_exec_too(process: Process, config: Config, host: HostFacts) -> None:
     try:
-        made = plan_exec(process, config, HOST, EXEC)
+        made = plan_exec(process, config, host, EXEC)
     except SpecError as error:
         assert error.path.startswith("$")
         return
     except Unsupported as error:  # a label, on a host that has no such module
         assert error.message.startswith("$.")
         return
-    assert plan_exec(process, config, HOST, EXEC) == made
+    assert plan_exec(process, config, host, EXEC) == made
     check(made, 1)
     assert decode_plan(made.encode()).steps == made.steps

@@ -10,6 +10,7 @@ import msgspec
 from onggi.kernel.capabilities import ALL, DEFAULT, NAMES
 from onggi.kernel.cgroups.layout import CgroupLayout, Hierarchy
 from onggi.runtime.host import HostFacts
+from onggi.runtime.own_ids import IdPool, OwnIds
 from onggi.runtime.request import ExecRequest, LinkSetup, Overlay, StartRequest, Supervision
 from onggi.specs.runtime import (
     Capabilities,
@@ -50,6 +51,16 @@ HOST = HostFacts(
     namespaces=frozenset(ALL_NAMESPACES),
     cgroups=UNIFIED,
     rlimits=((7, 1024, 20000), (6, 4096, 4096)),
+)
+
+VISITOR = OwnIds(
+    4242,
+    4242,
+    "visitor",
+    "/usr/bin/newuidmap",
+    "/usr/bin/newgidmap",
+    (IdPool(300000, 65536),),
+    (IdPool(300000, 65536), IdPool(400000, 10)),
 )
 
 MAPPING = (IdMapping(container_id=0, host_id=100000, size=65536),)

@@ -15,7 +15,7 @@ import pytest
 from onggi.kernel.capabilities import NAMES
 from onggi.runtime.plan import plan, plan_exec
 from onggi.runtime.steps import Plan
-from onggi.specs.runtime import parse_config
+from onggi.specs.runtime import IdMapping, parse_config
 from unit.plan_cases import (
     BUNDLE,
     EXEC,
@@ -24,6 +24,7 @@ from unit.plan_cases import (
     HYBRID,
     LINKS,
     OVERLAY,
+    VISITOR,
     capabilities,
     default_config,
     namespaces,
@@ -90,6 +91,15 @@ def terminal_unprivileged() -> Plan:
     return plan(config, replace(HOST, unprivileged=True), replace(OVERLAY, reap=True))
 
 
+def rootless() -> Plan:
+    """An ordinary user, with ids that root has granted."""
+    mapping = (IdMapping(0, 4242, 1), IdMapping(1, 300000, 65536))
+    config = with_process(
+        default_config(uid_mappings=mapping, gid_mappings=mapping), oom_score_adj=500
+    )
+    return plan(config, replace(HOST, unprivileged=True, own_ids=VISITOR), BUNDLE)
+
+
 def example() -> Plan:
     return plan(spec_example(), replace(HOST, lsms=("apparmor", "selinux")), BUNDLE)
 
@@ -112,6 +122,7 @@ CASES: dict[str, Callable[[], Plan]] = {
     "networks": networks,
     "joined": joined,
     "terminal-unprivileged": terminal_unprivileged,
+    "rootless": rootless,
     "spec-example": example,
     "exec": exec_,
     **{

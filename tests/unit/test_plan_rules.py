@@ -24,7 +24,7 @@ from onggi.runtime.namespaces import Namespaces
 from onggi.runtime.plan import plan, plan_exec
 from onggi.runtime.plan_process import candidates
 from onggi.runtime.plan_sysctls import plan_sysctls
-from onggi.runtime.request import Overlay
+from onggi.runtime.request import Caller, Overlay
 from onggi.specs.runtime import (
     Capabilities,
     Config,
@@ -442,6 +442,22 @@ def test_a_device_that_is_asked_for() -> None:
     bound = plan(default_config(devices=(device,)), HOST, request)
     assert "/dev/sda" in [step.path for step in of(s.OpenTree, bound)]
     assert any("/dev/xvda is bound from the host" in warning for warning in bound.warnings)
+
+
+def test_a_callers_device_is_made_outside_with_its_owner() -> None:
+    device = Device("/dev/foo", "b", 1, 5, file_mode=0o640, uid=10, gid=11)
+    config = default_config(devices=(device,))
+    caller = replace(OVERLAY, supervision=Caller())
+    made = plan(config, HOST, caller)
+    (step,) = of(s.MakeNode, made)
+    assert (step.kind, step.major, step.minor, step.mode) == (ord("b"), 1, 5, 0o640)
+    assert (step.uid, step.gid) == (100010, 100011)
+    assert ("/dev/foo", step.slot) in [(b.target, b.slot) for b in of(s.BindTree, made)]
+    assert not of(s.MakeNode, plan(config, HOST, OVERLAY))  # the engine's names the host's node
+    for host in (replace(HOST, unprivileged=True), replace(HOST, capabilities=0)):
+        assert not of(s.MakeNode, plan(config, host, caller))
+    nobodys = replace(device, uid=65536)
+    assert not of(s.MakeNode, plan(default_config(devices=(nobodys,)), HOST, caller))
 
 
 def test_a_source_that_is_held_is_taken_by_its_descriptor() -> None:

@@ -24,6 +24,7 @@ from onggi.runtime.steps import (
     SetOomScore,
     Step,
     Supervise,
+    WriteIdMaps,
 )
 from unit.plan_decoder import decode_plan
 
@@ -46,7 +47,12 @@ def test_every_step_is_in_keels_table_and_the_other_way_round() -> None:
 def test_a_step_knows_all_about_itself(cls: type[Step]) -> None:
     assert len(cls.encoded_fields()) == len(cls.signature)
     told = cls.__struct_fields__[1 + len(cls.signature) :]
-    for_people = {SendNetlink: ("lines",), ConfigureNetwork: ("lines",), OpenTree: ("source",)}
+    for_people = {
+        SendNetlink: ("lines",),
+        ConfigureNetwork: ("lines",),
+        OpenTree: ("source",),
+        WriteIdMaps: ("uid_grants", "gid_grants"),
+    }
     assert told == for_people.get(cls, ())
     assert cls.__struct_fields__[0] == "optional"
     assert cls.concerns

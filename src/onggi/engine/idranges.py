@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from onggi.engine.compose import ID_RANGE
 from onggi.errors import ResourceExhausted, Unsupported
-from onggi.runtime.host import IdPool
+from onggi.runtime.own_ids import IdPool
 
 
 class IdRanges:

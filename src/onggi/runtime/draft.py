@@ -6,18 +6,28 @@ list that it chooses.
 
 from __future__ import annotations
 
-from onggi.errors import SpecError
+from onggi.errors import SpecError, Unsupported
 from onggi.runtime.host import HostFacts
 from onggi.runtime.namespaces import Namespaces
 from onggi.runtime.request import StartRequest
-from onggi.runtime.steps import NO_SLOT, BindTree, IdmapTree, OpenPeerTree, OpenTree, Step
+from onggi.runtime.steps import (
+    NO_SLOT,
+    BindTree,
+    IdmapTree,
+    MakeNode,
+    OpenPeerTree,
+    OpenTree,
+    Step,
+    TakeTree,
+)
 from onggi.specs.runtime import Config, Linux
 
 #: `required`: the start fails without it; `wanted`: a warning, and owners show as they are.
 
 
 class Draft:
-    """`trees`: before the clone, `idmaps`: after the id maps, `inside`: then, `late`: last."""
+    """`trees`: before the clone, `idmaps`: after the id maps, `taken`: then, `inside`: then,
+    `late`: last."""
 
     def __init__(self, config: Config, host: HostFacts, request: StartRequest) -> None:
         self.config = config
@@ -25,8 +35,9 @@ class Draft:
         self.host = host
         self.request = request
         self.namespaces = Namespaces.of(self.linux, of_host=not host.unprivileged)
-        self.trees: list[OpenTree | OpenPeerTree] = []
+        self.trees: list[OpenTree | OpenPeerTree | MakeNode] = []
         self.idmaps: list[IdmapTree] = []
+        self.taken: list[TakeTree] = []
         self.inside: list[Step] = []
         self.late: list[Step] = []
         self.warnings: list[str] = []
@@ -55,23 +66,46 @@ class Draft:
         optional: bool = False,
         held: str = "",
     ) -> int:
-        """Have the monitor take the host's mount at `source` into a slot, which is returned.
+        """Have the host's mount at `source` taken into a slot, which is returned.
 
+        By the monitor, before anything of the container exists; an ordinary user may copy mounts
+        only in a namespace of the own, so there init does it with the first of its steps.
         `held`: the name of a descriptor of it, to be taken instead. `idmap`: with the owners of
         the container's user namespace.
         """
         slot = self.slot(path)
-        tree = OpenTree(
-            slot=slot,
-            path=held or source,
-            recursive=int(recursive),
-            source=source if held else "",
-            optional=optional,
-        )
-        self.trees.append(tree)
+        name = held or source
+        if self.host.own_ids is not None:
+            self.taken.append(
+                TakeTree(slot=slot, path=name, recursive=int(recursive), optional=optional)
+            )
+        else:
+            self.trees.append(
+                OpenTree(
+                    slot=slot,
+                    path=name,
+                    recursive=int(recursive),
+                    source=source if held else "",
+                    optional=optional,
+                )
+            )
         if idmap:
-            self.idmaps.append(IdmapTree(slot=slot, recursive=int(recursive)))
+            self.map_owners(IdmapTree(slot=slot, recursive=int(recursive)), path)
         return slot
+
+    def map_owners(self, step: IdmapTree, path: str) -> None:
+        """Have a tree show other owners than it has on disk.
+
+        Raises:
+            Unsupported: an ordinary user asks for it.
+        """
+        if self.host.own_ids is not None and not step.optional:
+            raise Unsupported(
+                f"{path}: the owners of a mount are mapped by root of the host only",
+                hint="leave out idmap and the mappings, or run as root",
+            )
+        if self.host.own_ids is None:
+            self.idmaps.append(step)
 
     def open_peer_tree(self, namespace: str, source: str, path: str) -> int:
         """The same for the mount at `source` in another container's mount namespace."""

@@ -10,7 +10,16 @@ import re
 from msgspec import Struct
 
 from onggi.runtime.printable import printable
-from onggi.runtime.steps import BindTree, IdmapTree, MountOverlay, OpenTree, Plan, Step
+from onggi.runtime.steps import (
+    BindTree,
+    IdmapTree,
+    MakeNode,
+    MountOverlay,
+    OpenTree,
+    Plan,
+    Step,
+    TakeTree,
+)
 
 _MAX_WHAT = 200
 _HELD = re.compile(r"/proc/\d+/fd/\d+")
@@ -66,6 +75,12 @@ def _what(step: Step, held: dict[int, str]) -> str:
             kind = "layer held mounted" if _HELD.fullmatch(held[step.slot]) else "mount"
             below = " and those below it" * bool(step.recursive)
             return f"take the {kind} at {held[step.slot]}{below}"
+        case MakeNode():
+            held[step.slot] = f"device {step.major}:{step.minor}"
+        case TakeTree():
+            held[step.slot] = step.path
+            below = " and those below it" * bool(step.recursive)
+            return f"take the mount at {step.path}{below}"
         case IdmapTree() if step.slot in held:
             return f"map the owners of {held[step.slot]}"
         case BindTree() if step.slot in held:

@@ -78,10 +78,8 @@ def explain_failure(
             "" if platform is None else str(platform),
             _bounding(plan),
         )
-    if report.call == "hook" and report.errno in (e.ECANCELED, e.ETIMEDOUT):
-        return FailedPrecondition(
-            f"the {printable(report.detail)}", hint="the configuration names it: $.hooks"
-        )
+    if report.call in ("hook", "idmap") and report.errno in (e.ECANCELED, e.ETIMEDOUT):
+        return _ended_badly(step, report)
     if isinstance(step, s.ChangeDirectory):
         return _no_working_directory(step, report)
     return StepError(
@@ -105,6 +103,14 @@ def _ended_early(report: Report, plan: s.Plan) -> EngineError:
         f"{describe_step(plan, report.step_index)} ({printable(report.detail)})",
         hint="a signal 9 is mostly the memory limit: raise it (--memory)",
     )
+
+
+def _ended_badly(step: s.Step, report: Report) -> FailedPrecondition:
+    """A program that the start needs, and what it said last."""
+    said = printable(report.detail.strip())
+    if report.call == "idmap":
+        return FailedPrecondition(said, hint=_hint(step, report))
+    return FailedPrecondition(f"the {said}", hint="the configuration names it: $.hooks")
 
 
 def _no_working_directory(step: s.ChangeDirectory, report: Report) -> StartFailed:
@@ -160,9 +166,32 @@ def _of_errno(**hints: str) -> Callable[[s.Step, Report], str | None]:
 
 
 def _open_tree(step: s.Step, report: Report) -> str | None:
-    if report.errno == e.ENOENT and isinstance(step, s.OpenTree):
-        return f"{printable(step.source or step.path)} is not there on the host: make it first"
+    if report.errno == e.ENOENT and isinstance(step, s.OpenTree | s.TakeTree):
+        source = step.source if isinstance(step, s.OpenTree) else ""
+        return f"{printable(source or step.path)} is not there on the host: make it first"
+    if report.errno == e.EINVAL and isinstance(step, s.TakeTree):
+        return "a user may bind a directory with mounts below it only together with them: rbind"
+    if report.errno == e.EACCES:
+        return "this user may not pass through one of its directories"
     return None
+
+
+_OF_MAPS: dict[int, str] = {
+    e.EPERM: "the engine may not hand out these ids: run it as root, or map your own id only",
+    e.EINVAL: "the kernel takes neither overlapping nor unmapped ranges",
+}
+
+
+def _id_maps(step: s.Step, report: Report) -> str | None:
+    """newuidmap's refusals by the very line that is missing; the order is that of the calls."""
+    if not isinstance(step, s.WriteIdMaps) or report.call not in ("idmap", "confirm"):
+        return _OF_MAPS.get(report.errno)
+    of_groups = bool(step.gid_helper) and report.detail.startswith(step.gid_helper)
+    grants = step.gid_grants if of_groups else step.uid_grants
+    file = "/etc/subgid" if of_groups else "/etc/subuid"
+    if grants and report.errno == e.ECANCELED:
+        return f"root grants these ids to a user by a line of {file}: {' and '.join(grants)}"
+    return f"is it setuid root, and may this process gain privileges? look into {file} too"
 
 
 def _hook(step: s.Step, report: Report) -> str | None:
@@ -236,6 +265,7 @@ ENOENT_SYSCTL = "this kernel has no such parameter: check its name, or load its 
 
 _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
     s.OpenTree: _open_tree,
+    s.TakeTree: _open_tree,
     s.MountFilesystem: _filesystem,
     s.OpenPeerTree: _of_errno(
         ENOENT="that container has none: was it started with --ipc none, or did it unmount it?",
@@ -245,10 +275,7 @@ _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
         EPERM="time namespaces need CAP_SYS_TIME and CAP_SYS_ADMIN on the host",
         ERANGE="the offset would make the clock negative or run over",
     ),
-    s.WriteIdMaps: _of_errno(
-        EPERM="the engine may not hand out these ids: run it as root, or map your own id only",
-        EINVAL="the kernel takes neither overlapping nor unmapped ranges",
-    ),
+    s.WriteIdMaps: _id_maps,
     s.JoinCgroups: _of_errno(
         ENOENT="the cgroup is gone: something removed it while the container started",
         EBUSY="the cgroup has controllers for its children: processes must be in a leaf",
@@ -310,6 +337,7 @@ _HINTS: dict[type[s.Step], Callable[[s.Step, Report], str | None]] = {
         ENOTDIR="a file cannot be mounted on a directory, nor a directory on a file",
         EROFS="the mount point is missing and the file system there is read-only",
     ),
+    s.MakeNode: _of_errno(EPERM="making device nodes needs CAP_MKNOD on the host"),
     s.MakeDevice: _of_errno(
         EPERM="making device nodes needs CAP_MKNOD on the host: bind them instead",
         EEXIST="the image has another file in its place",

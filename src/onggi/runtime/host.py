@@ -17,6 +17,7 @@ from msgspec import Struct
 from onggi.kernel import namespaces
 from onggi.kernel.capabilities import BITS, host_capabilities
 from onggi.kernel.cgroups.layout import CgroupLayout
+from onggi.runtime.own_ids import IdPool, OwnIds, own_ids, subid_ranges
 from onggi.runtime.rlimits import NO_LIMIT, RLIMITS
 
 #: Where ids for containers come from when /etc/subuid names nobody: the upper part of the range
@@ -30,20 +31,14 @@ IDMAPPED_MOUNTS_SINCE = (5, 12)
 CAP_SYS_RESOURCE = BITS["CAP_SYS_RESOURCE"]
 
 
-class IdPool(Struct, frozen=True):
-    """The host's ids that containers may be given: `size` of them from `start` on."""
-
-    start: int
-    size: int
-
-
 class HostFacts(Struct, frozen=True):
     """The host and the engine's own standing on it.
 
     `kernel`: (major, minor). `machine` as uname(2) says. `capabilities`: the bit set that the
     engine can hand on. `rlimits`: the engine's (number, soft, hard); no limit is 2**64 - 1.
     `oom_score_adj`: the engine's. `unprivileged`: not root of the initial user namespace, so maps
-    and mounts are what a user may have. `keyrings`: kernel keys are there.
+    and mounts are what a user may have. `own_ids`: not root of any: an ordinary user of the host.
+    `keyrings`: kernel keys are there.
     """
 
     kernel: tuple[int, int]
@@ -61,6 +56,7 @@ class HostFacts(Struct, frozen=True):
     rlimits: tuple[tuple[int, int, int], ...] = ()
     oom_score_adj: int = 0
     unprivileged: bool = False
+    own_ids: OwnIds | None = None
     uid_pool: IdPool | None = IdPool(DEFAULT_POOL_START, DEFAULT_POOL_SIZE)
     gid_pool: IdPool | None = IdPool(DEFAULT_POOL_START, DEFAULT_POOL_SIZE)
 
@@ -101,6 +97,7 @@ def probe(pid: str = "self") -> HostFacts:
         rlimits=_rlimits(0 if pid == "self" else int(pid)),
         oom_score_adj=int(_read(f"/proc/{pid}/oom_score_adj")),
         unprivileged=unprivileged,
+        own_ids=own_ids(_read_or_empty),
         uid_pool=_id_pool("/etc/subuid", uid_map, unprivileged),
         gid_pool=_id_pool("/etc/subgid", gid_map, unprivileged),
     )
@@ -132,12 +129,7 @@ def parse_subids(content: str, owners: frozenset[str]) -> IdPool | None:
 
     Source: subuid(5).
     """
-    pools = []
-    for line in content.splitlines():
-        owner, _, numbers = line.partition(":")
-        start, _, size = numbers.partition(":")
-        if owner in owners and start.isdecimal() and size.isdecimal():
-            pools.append(IdPool(int(start), int(size)))
+    pools = subid_ranges(content, owners)
     return max(pools, key=lambda pool: pool.size, default=None)
 
 

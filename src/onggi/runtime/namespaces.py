@@ -12,7 +12,7 @@ from msgspec import Struct
 from onggi.errors import Unsupported
 from onggi.kernel.namespaces import FILES
 from onggi.runtime.host import HostFacts
-from onggi.runtime.steps import CLONE_FLAGS, CloneInto, SetTimeOffsets, Step, WriteIdMaps
+from onggi.runtime.steps import CLONE_FLAGS, CloneInto, SetTimeOffsets, Step
 from onggi.specs.runtime import IdMapping, Linux, TimeOffset
 
 #: Made by a step of their own: a cgroup namespace after its cgroup is joined, so that this cgroup
@@ -108,19 +108,6 @@ def clone_step(namespaces: Namespaces, cgroup_slot: int) -> CloneInto:
     )
 
 
-def map_steps(linux: Linux, namespaces: Namespaces, host: HostFacts) -> list[Step]:
-    """The id maps of a new user namespace; a user may write them only after giving up setgroups."""
-    if "user" not in namespaces.new:
-        return []
-    return [
-        WriteIdMaps(
-            uid_map=map_text(linux.uid_mappings),
-            gid_map=map_text(linux.gid_mappings),
-            setgroups="deny" if host.unprivileged else "",
-        )
-    ]
-
-
 def map_text(mappings: Sequence[IdMapping]) -> str:
     """A map as /proc/PID/uid_map takes it."""
     return "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
@@ -128,4 +115,12 @@ def map_text(mappings: Sequence[IdMapping]) -> str:
 
 def is_mapped(mappings: Sequence[IdMapping], number: int) -> bool:
     """Whether an id of the container has one outside."""
-    return any(m.container_id <= number < m.container_id + m.size for m in mappings)
+    return host_id(mappings, number) is not None
+
+
+def host_id(mappings: Sequence[IdMapping], number: int) -> int | None:
+    """What an id of the container is outside; None: nobody's."""
+    for mapping in mappings:
+        if mapping.container_id <= number < mapping.container_id + mapping.size:
+            return mapping.host_id + number - mapping.container_id
+    return None

@@ -23,7 +23,6 @@ from onggi.runtime.host import HostFacts
 from onggi.runtime.namespaces import (
     Namespaces,
     clone_step,
-    map_steps,
     require_kinds,
     time_steps,
 )
@@ -34,6 +33,7 @@ from onggi.runtime.plan_hooks import (
     starting_steps,
     state_document,
 )
+from onggi.runtime.plan_ids import map_steps, require_standing
 from onggi.runtime.plan_mounts import plan_mounts, plan_root, plan_shared_memory
 from onggi.runtime.plan_process import (
     Agent,
@@ -88,6 +88,7 @@ def plan(config: Config, host: HostFacts, request: StartRequest) -> Plan:
     assert config.process is not None  # validate() has seen to it
     draft = Draft(config, host, request)
     require_kinds(draft.namespaces, host)
+    require_standing(draft.namespaces, host)
     if draft.linux.intel_rdt is not None:
         raise Unsupported(
             "$.linux.intelRdt: this version does not use resctrl",
@@ -136,9 +137,8 @@ def plan_exec(process: Process, config: Config, host: HostFacts, request: ExecRe
     steps: list[Step] = [_first_step(request.supervision, process), *first_cpus]
     if request.cgroup_files:
         steps.append(JoinCgroups(paths=request.cgroup_files))
-    steps.append(clone)
-    steps += last_cpus
-    steps += oom_steps(draft)
+    early_score, late_score = oom_steps(draft)
+    steps += [*early_score, clone, *last_cpus, *late_score]
     agent = _exec_agent(draft, config, request)
     steps += [agent.connect()] if agent else []
     if request.keyring and host.keyrings:
@@ -191,13 +191,13 @@ def _outside(draft: Draft, process: ProcessDraft, agent: Agent | None) -> list[S
     steps += time_steps(draft.linux, draft.namespaces)
     if request.cgroup_files:
         steps.append(JoinCgroups(paths=request.cgroup_files))
-    steps.append(clone_step(draft.namespaces, request.cgroup_slot))
+    early_score, late_score = oom_steps(process)
+    steps += [*early_score, clone_step(draft.namespaces, request.cgroup_slot)]
     steps += map_steps(draft.linux, draft.namespaces, draft.host)
     steps += _link_steps(draft)
-    steps += draft.idmaps
-    steps += oom_steps(process)
+    steps += [*draft.idmaps, *late_score]
     steps += [agent.connect()] if agent else []
-    return steps
+    return [*steps, *draft.taken]
 
 
 def _plan_names(draft: Draft) -> None:

@@ -80,7 +80,8 @@ def _plan_unified(
     """
     slot = draft.request.cgroup_slot
     private = draft.namespaces.has("cgroup") or draft.host.cgroups.mode != "v2"
-    if slot >= 0 and private:
+    # an ordinary user's init may not copy a mount that is known by a descriptor from outside
+    if slot >= 0 and private and draft.host.own_ids is None:
         _bind(draft, f"/proc/self/fd/{FIRST_SLOT_FD + slot}", attributes, target, path)
     elif draft.namespaces.owns("cgroup"):
         _mount(draft, "cgroup2", (), attributes, target)

@@ -1,7 +1,8 @@
 """Device nodes, the links of /dev, and the terminal.
 
-Root of a user namespace may not make nodes, so there the host's are bound. Who may open which
-device is decided by the cgroup, not here.
+Root of a user namespace may not make nodes, so there the host's are bound; where an OCI caller's
+configuration names more of them, they are made outside, with the owners that it says. Who may open
+which device is decided by the cgroup, not here.
 Source: runtime-spec config-linux.md#default-devices, runtime-linux.md#dev-symbolic-links.
 """
 
@@ -11,8 +12,10 @@ from onggi.errors import SpecError
 from onggi.kernel.capabilities import BITS
 from onggi.kernel.mounts import MS_PRIVATE, MS_REC, parse_options
 from onggi.runtime.draft import Draft
+from onggi.runtime.namespaces import host_id, is_mapped
 from onggi.runtime.plan_mounts import is_place
-from onggi.runtime.steps import MakeDevice, MakeSymlink, OpenTerminal
+from onggi.runtime.request import Caller
+from onggi.runtime.steps import BindTree, MakeDevice, MakeNode, MakeSymlink, OpenTerminal
 from onggi.specs.runtime import Device, Mount
 
 _DEFAULT_MODE = 0o666
@@ -25,6 +28,7 @@ DEFAULT_DEVICES: tuple[Device, ...] = (
     Device(path="/dev/urandom", type="c", major=1, minor=9),
     Device(path="/dev/tty", type="c", major=5, minor=0),
 )
+_DEFAULT_PATHS = frozenset(device.path for device in DEFAULT_DEVICES)
 LINKS: tuple[tuple[str, str], ...] = (
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
@@ -56,12 +60,49 @@ def _is_bind(mount: Mount) -> bool:
     return mount.type == "bind" or parse_options(mount.options).bind
 
 
+def _is_made_outside(draft: Draft, device: Device) -> bool:
+    """Whether it is made by the host's root for a container whose own may not."""
+    request, linux = draft.request, draft.linux
+    return (
+        isinstance(request.supervision, Caller)
+        and "user" in draft.namespaces.new
+        and device.type != "p"
+        and device.path not in _DEFAULT_PATHS
+        and not draft.host.unprivileged
+        and draft.host.holds(BITS["CAP_MKNOD"])
+        and is_mapped(linux.uid_mappings, device.uid or 0)
+        and is_mapped(linux.gid_mappings, device.gid or 0)
+    )
+
+
+def _plan_made_outside(draft: Draft, device: Device, path: str) -> None:
+    slot = draft.slot(path)
+    draft.trees.append(
+        MakeNode(
+            slot=slot,
+            kind=ord("b" if device.type == "b" else "c"),
+            major=device.major,
+            minor=device.minor,
+            mode=_mode(device),
+            uid=host_id(draft.linux.uid_mappings, device.uid or 0) or 0,
+            gid=host_id(draft.linux.gid_mappings, device.gid or 0) or 0,
+        )
+    )
+    draft.inside.append(BindTree(slot=slot, target=device.path, propagation=MS_PRIVATE | MS_REC))
+
+
+def _mode(device: Device) -> int:
+    return _DEFAULT_MODE if device.file_mode is None else device.file_mode & 0o7777
+
+
 def _plan_device(draft: Draft, device: Device, path: str) -> None:
+    if _is_made_outside(draft, device):
+        _plan_made_outside(draft, device, path)
+        return
     bound = (
         draft.namespaces.own_users
         or draft.host.unprivileged
         or draft.request.bind_devices
-        or draft.host.unprivileged
         or not draft.host.holds(BITS["CAP_MKNOD"])
     )
     if device.type == "p" or not bound:
@@ -71,7 +112,7 @@ def _plan_device(draft: Draft, device: Device, path: str) -> None:
                 kind=ord("c" if device.type == "u" else device.type),
                 major=device.major,
                 minor=device.minor,
-                mode=_DEFAULT_MODE if device.file_mode is None else device.file_mode & 0o7777,
+                mode=_mode(device),
                 uid=device.uid or 0,
                 gid=device.gid or 0,
             )

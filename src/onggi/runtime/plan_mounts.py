@@ -213,7 +213,7 @@ def _plan_owners(draft: Draft, mount: Mount, options: MountOptions, slot: int, p
         wanted = draft.namespaces.own_users and draft.request.idmap_sources
         if wanted and draft.host.idmapped_mounts:
             step = IdmapTree(slot=slot, recursive=int(options.recursive), optional=True)
-            draft.idmaps.append(step)
+            draft.map_owners(step, path)
         return
     section = "config.md#posix-platform-mounts"
     if not draft.host.idmapped_mounts:
@@ -223,11 +223,10 @@ def _plan_owners(draft: Draft, mount: Mount, options: MountOptions, slot: int, p
         validate_mappings(mount.uid_mappings, f"{path}.uidMappings")
         validate_mappings(mount.gid_mappings, f"{path}.gidMappings")
         maps = map_text(mount.uid_mappings), map_text(mount.gid_mappings)
-        draft.idmaps.append(
-            IdmapTree(slot=slot, recursive=recursive, uid_map=maps[0], gid_map=maps[1])
-        )
+        step = IdmapTree(slot=slot, recursive=recursive, uid_map=maps[0], gid_map=maps[1])
+        draft.map_owners(step, path)
     elif draft.namespaces.own_users:
-        draft.idmaps.append(IdmapTree(slot=slot, recursive=recursive))
+        draft.map_owners(IdmapTree(slot=slot, recursive=recursive), path)
     else:
         raise SpecError(
             path, "an idmapped mount needs mappings, or a user namespace", section=section

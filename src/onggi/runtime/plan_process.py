@@ -18,6 +18,7 @@ from onggi.kernel.capabilities import BITS, names_of
 from onggi.runtime.host import CAP_SYS_RESOURCE, HostFacts
 from onggi.runtime.namespaces import Namespaces, is_mapped
 from onggi.runtime.plan_hooks import agent_document, split_at_pid
+from onggi.runtime.plan_ids import denies_groups
 from onggi.runtime.plan_seccomp import seccomp_step
 from onggi.runtime.rlimits import RLIMITS, limit_text
 from onggi.runtime.steps import (
@@ -59,8 +60,17 @@ class ProcessDraft:
         self.warnings.append(f"{self.path}.{place}: {message}")
 
 
-def oom_steps(draft: ProcessDraft) -> list[Step]:
-    """The child's oom_score_adj; what the host does not let us lower stays at the engine's."""
+def oom_steps(draft: ProcessDraft) -> tuple[list[SetOomScore], list[SetOomScore]]:
+    """The child's oom_score_adj, as what is done before the clone and after it.
+
+    An ordinary user may not reach into a child that is inside a container: it inherits the score.
+    """
+    steps = _score(draft)
+    return (steps, []) if draft.host.own_ids else ([], steps)
+
+
+def _score(draft: ProcessDraft) -> list[SetOomScore]:
+    """What the host does not let us lower stays at the engine's."""
     value = draft.process.oom_score_adj
     host = draft.host
     if value is None:
@@ -186,7 +196,7 @@ def become_user(draft: ProcessDraft) -> BecomeUser:
     user = draft.process.user
     _require_mapped(draft)
     groups = user.additional_gids
-    if groups and draft.host.unprivileged and "user" in draft.namespaces.new:
+    if groups and denies_groups(draft.linux, draft.namespaces, draft.host):
         draft.warn("user.additionalGids", "are left out: a user may not set groups")
         groups = ()
     masks = capability_masks(draft)

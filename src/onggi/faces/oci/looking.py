@@ -80,10 +80,10 @@ def show_processes(context: Context, arguments: Arguments) -> None:
     """Print the processes of a container: their ids as JSON, or what ps(1) shows of them."""
     if not arguments.rest:
         raise InvalidArgument("a container id is needed")
-    from onggi.sandbox.oci.ending import cgroup_of  # noqa: PLC0415
+    from onggi.sandbox.oci.ending import processes_of  # noqa: PLC0415
 
     record = Store(context.root).read(arguments.rest[0])
-    pids = cgroup_of(record).processes() if record.cgroup else ()
+    pids = processes_of(record)
     form = arguments.text("format", "table")
     if form == "json":
         say(jsontext.text([*pids]) if pids else "null")

@@ -54,6 +54,8 @@ ROOMS = {
 }
 #: Verbs that the front hands to the plain command line: what CRIU restores must be its child.
 COLD = frozenset(("checkpoint", "restore"))
+_ROOTLESS = {"auto": None, "true": True, "false": False}
+_WITHOUT_RECORDS = ("spec", "features")
 _FAILED = 1
 _EXEC_FAILED = 255
 
@@ -61,13 +63,16 @@ _EXEC_FAILED = 255
 class Context:
     """What every verb is told besides its own arguments. `cgroups`: who makes them."""
 
-    __slots__ = ("cgroups", "criu", "log", "root")
+    __slots__ = ("cgroups", "criu", "log", "root", "rootless")
 
-    def __init__(self, root: str, log: Log, cgroups: str, criu: str = "") -> None:
+    def __init__(
+        self, root: str, log: Log, cgroups: str, *, criu: str = "", rootless: bool | None = None
+    ) -> None:
         self.root = root
         self.log = log
         self.cgroups = cgroups
         self.criu = criu
+        self.rootless = rootless
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,8 +116,13 @@ def _command(before: Arguments, log: Log) -> int:
         from onggi.faces.oci.about import print_help  # noqa: PLC0415
 
         return print_help([name])
-    criu = before.text("criu")
-    context = Context(_root(before), log, _cgroup_manager(before), criu)
+    context = Context(
+        _root(before, name),
+        log,
+        _cgroup_manager(before),
+        criu=before.text("criu"),
+        rootless=_is_rootless(before),
+    )
     log.debug(f"{name} {' '.join(arguments.rest)}: in {context.root}")
     code = int(run(context, arguments) or 0)
     log.debug(f"{name}: answers {code}")
@@ -126,23 +136,36 @@ def load(name: str) -> tuple[dict[str, str], Callable[[Context, Arguments], int 
     return table, run
 
 
-def _root(before: Arguments) -> str:
+def _root(before: Arguments, name: str) -> str:
     """Where the records are: `--root`, or by the rules of runc with our own name."""
     if given := before.text("root"):
         return os.path.abspath(given)
-    runtime_dir = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime_dir and _is_ordinary_user():
-        return f"{runtime_dir}/onggi-runtime"
+    if name in _WITHOUT_RECORDS:
+        return ""
+    if os.geteuid() != 0 or (os.environ.get("XDG_RUNTIME_DIR") and _is_users_root()):
+        from onggi.faces.oci.place import user_root  # noqa: PLC0415
+
+        return user_root()
     return "/run/onggi-runtime"
 
 
-def _is_ordinary_user() -> bool:
-    """Also one who is root in a user namespace of podman's, and has kept the own name."""
-    if os.geteuid() != 0:
-        return True
+def _is_users_root() -> bool:
+    """Whether this is a user, root in a namespace of podman's, who has kept the own name."""
     with open("/proc/self/uid_map", "rb", buffering=0) as file:
         inside, outside, _ = file.read(64).split(None, 2)
     return inside != outside and os.environ.get("USER") != "root"
+
+
+def _is_rootless(before: Arguments) -> bool | None:
+    """Whether cgroups that cannot be had are done without; None: as it is with users.
+
+    Raises:
+        InvalidArgument: another word than those.
+    """
+    word = before.text("rootless", "auto")
+    if word not in _ROOTLESS:
+        raise InvalidArgument(f"--rootless is auto, true or false, not {word!r}")
+    return _ROOTLESS[word]
 
 
 def _cgroup_manager(before: Arguments) -> str:
@@ -153,7 +176,7 @@ def _cgroup_manager(before: Arguments) -> str:
             f"unknown cgroup manager {manager!r}", hint="cgroupfs, systemd and disabled are known"
         )
     if before.on("systemd-cgroup") or manager == "systemd":
-        return "systemd-user" if _is_ordinary_user() else "systemd"
+        return "systemd-user" if os.geteuid() != 0 or _is_users_root() else "systemd"
     return manager or "cgroupfs"
 
 

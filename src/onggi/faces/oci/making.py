@@ -79,6 +79,7 @@ def _order(context: Context, arguments: Arguments, *, waits: bool = False) -> Or
         connect=_connect,
         cgroups=context.cgroups,
         waits=waits,
+        lenient=context.rootless,
     )
 
 

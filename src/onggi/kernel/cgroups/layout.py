@@ -174,9 +174,12 @@ def _kernel(release: str) -> tuple[int, int]:
 
 
 def _read(path: str) -> str:
-    """The file's text, empty when it does not exist (/proc/cgroups is gone without v1)."""
+    """The file's text, empty when it does not exist (/proc/cgroups is gone without v1).
+
+    Or when it may not be read: to this user its hierarchy offers nothing.
+    """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return ""

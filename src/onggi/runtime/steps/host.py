@@ -84,6 +84,48 @@ class OpenTree(Step, frozen=True, kw_only=True):
         return f"open tree {self.source or self.path}{below} → slot {self.slot}"
 
 
+class TakeTree(Step, frozen=True, kw_only=True):
+    """As OpenTree, by init in the mount namespace that it was born in: an ordinary user may copy
+    mounts only there. It comes before what init does as root of its user namespace."""
+
+    opcode = 49
+    signature = "usu"
+    concerns = "mount"
+    section = "open_tree(2), user_namespaces(7)"
+    protects = "paths that change between check and use"
+
+    slot: int
+    path: str
+    recursive: int = 0
+
+    def describe(self) -> str:
+        below = " recursively" if self.recursive else ""
+        return f"take tree {self.path}{below} → slot {self.slot}"
+
+
+class MakeNode(Step, frozen=True, kw_only=True):
+    """Make a device node on the host's side and take its mount into a slot: root of a user
+    namespace makes none. `kind`: of ord("b") or ord("c"). `uid` and `gid` are the host's."""
+
+    opcode = 65
+    signature = "uuuuuuu"
+    actor = "monitor"
+    concerns = "mount"
+    section = "runtime-spec config-linux.md#devices"
+
+    slot: int
+    kind: int
+    major: int
+    minor: int
+    mode: int
+    uid: int
+    gid: int
+
+    def describe(self) -> str:
+        device = f"{chr(self.kind)} {self.major}:{self.minor}"
+        return f"make device {device} {self.mode:04o} of {self.uid}:{self.gid} → slot {self.slot}"
+
+
 class OpenPeerTree(Step, frozen=True, kw_only=True):
     """Take a detached copy of a mount of another container into a slot."""
 
@@ -141,10 +183,15 @@ class CloneInto(Step, frozen=True, kw_only=True):
 
 
 class WriteIdMaps(Step, frozen=True, kw_only=True):
-    """Give the new user namespace its range of ids."""
+    """Give the new user namespace its range of ids.
+
+    `uid_helper`, `gid_helper`: the program that writes the map, newuidmap and newgidmap; empty: it
+    is written directly. `uid_grants`, `gid_grants`: the lines that /etc/subuid and /etc/subgid
+    would need and do not have.
+    """
 
     opcode = 5
-    signature = "sss"
+    signature = "sssss"
     actor = "monitor"
     concerns = "user"
     section = "runtime-spec config-linux.md#user-namespace-mappings"
@@ -153,9 +200,18 @@ class WriteIdMaps(Step, frozen=True, kw_only=True):
     uid_map: str
     gid_map: str
     setgroups: str = ""
+    uid_helper: str = ""
+    gid_helper: str = ""
+    uid_grants: tuple[str, ...] = ()
+    gid_grants: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return f"map user ids {self.uid_map.strip()!r}, group ids {self.gid_map.strip()!r}"
+        users = f"map user ids {self.uid_map.strip()!r}{_by(self.uid_helper)}"
+        return f"{users}, group ids {self.gid_map.strip()!r}{_by(self.gid_helper)}"
+
+
+def _by(helper: str) -> str:
+    return f" by {helper}" if helper else ""
 
 
 class JoinCgroups(Step, frozen=True, kw_only=True):

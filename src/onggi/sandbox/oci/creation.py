@@ -56,7 +56,8 @@ class Order:
     `preserved`: how many descriptors from 3 on the application gets. `waits`: the caller stays
     until the end, and takes the terminal itself. `connect`: what brings in the network devices
     that the configuration takes from the host. `cgroups`: who makes them, `cgroupfs` (we),
-    `systemd`, `systemd-user`, or nobody (`disabled`).
+    `systemd`, `systemd-user`, or nobody (`disabled`). `lenient`: cgroups that
+    cannot be had are done without; None: if this is a user.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Order:
         "console_socket",
         "id",
         "keyring",
+        "lenient",
         "no_pivot",
         "pid_file",
         "preserved",
@@ -89,6 +91,7 @@ class Order:
         connect: Callable[[Config], LinkSetup | None] = lambda _: None,
         waits: bool = False,
         cgroups: str = "cgroupfs",
+        lenient: bool | None = None,
     ) -> None:
         self.id = container_id
         self.bundle = os.path.abspath(bundle)
@@ -101,6 +104,7 @@ class Order:
         self.connect = connect
         self.waits = waits
         self.cgroups = cgroups
+        self.lenient = lenient
         self.warn = warn
 
 
@@ -236,7 +240,8 @@ def make_place(
     record.cgroup = limits.path_of(config, record.id, host.cgroups)
     directory.write(record)
     try:
-        return limits.Place(limits.make(record.cgroup, config, host, order.warn))
+        made = limits.make(record.cgroup, config, host, order.warn, lenient=order.lenient)
+        return limits.Place(made)
     except AlreadyExists:
         record.cgroup = ""  # it is another's, and not to be cleaned up
         raise

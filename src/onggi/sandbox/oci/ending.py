@@ -6,6 +6,7 @@ after it was itself killed.
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import time
@@ -64,7 +65,7 @@ def send_signal(record: Record, number: int, *, everyone: bool = False) -> None:
     Raises:
         FailedPrecondition: there is nobody.
     """
-    if everyone and (record.cgroup or process_of(record) is None):
+    if everyone and (record.cgroup or record.owns_pids or process_of(record) is None):
         _signal_everyone(record, number)
         return
     with open_process(record) as pidfd:
@@ -83,27 +84,60 @@ def send_signal(record: Record, number: int, *, everyone: bool = False) -> None:
 
 
 def _signal_everyone(record: Record, number: int) -> None:
-    cgroup = cgroup_of(record) if record.cgroup else None
-    if cgroup is None:
-        return  # a container that has ended, and had no cgroup, has nobody left that is known
-    if number == SIGKILL:
-        cgroup.kill()
+    if record.cgroup and number == SIGKILL:
+        cgroup_of(record).kill()
         return
-    for pid in cgroup.processes():
+    for pid in processes_of(record):
         try:
             with pidfd_open(pid) as pidfd:
-                if pid in cgroup.processes():
+                if pid in processes_of(record):
                     pidfd_send_signal(pidfd, number)
         except SyscallError:
             continue  # it has ended meanwhile
 
 
+def processes_of(record: Record) -> tuple[int, ...]:
+    """Every process of the container that is known: of its cgroup, or else of its pid namespace.
+
+    One that has ended, and had no cgroup, has nobody left that is known.
+    """
+    if record.cgroup:
+        return cgroup_of(record).processes()
+    if process_of(record) is None:
+        return ()
+    return _in_namespace_of(record.pid) if record.owns_pids else (record.pid,)
+
+
+def _in_namespace_of(pid: int) -> tuple[int, ...]:
+    """Those whose pid namespace is this one's; only itself, before it may be looked into."""
+    try:
+        own = os.stat(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return (pid,)
+    found = {pid}
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdecimal() and os.path.samestat(own, os.stat(f"/proc/{name}/ns/pid")):
+                found.add(int(name))
+        except OSError:
+            continue  # it has ended, or is somebody else's
+    return tuple(sorted(found))
+
+
 def cgroup_of(record: Record) -> Cgroup:
-    """The container's cgroup on this host."""
-    from onggi.kernel.cgroups.driver import Cgroup  # noqa: PLC0415 - the cheap verbs need none
+    """The container's cgroup on this host. A user's may not be on v2, whose core then does nothing
+    for it."""
+    from msgspec import structs  # noqa: PLC0415 - the cheap verbs need none
+
+    from onggi.kernel.cgroups.driver import Cgroup  # noqa: PLC0415
     from onggi.kernel.cgroups.layout import CgroupLayout  # noqa: PLC0415
 
-    return Cgroup(CgroupLayout.probe(), record.cgroup)
+    layout = CgroupLayout.probe()
+    if layout.mode == "hybrid" and layout.v2:
+        directory = f"{layout.v2.mount_point}/{record.cgroup}"
+        if not os.path.isdir(directory):
+            layout = structs.replace(layout, hierarchies=layout.hierarchies[:-1])
+    return Cgroup(layout, record.cgroup)
 
 
 def delete(directory: Directory, *, force: bool, before: Callable[[Record], None]) -> None:

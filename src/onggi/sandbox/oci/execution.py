@@ -141,6 +141,12 @@ def check_status(record: Record, *, ignore_paused: bool) -> None:
         raise FailedPrecondition("cannot exec in a stopped container: container not running")
     if status == "creating":
         raise FailedPrecondition("cannot exec in a container that is being created")
+    if status == "created" and os.geteuid() != 0:
+        # what waits is not inspectable, and only who may inspect it may join it
+        raise FailedPrecondition(
+            "cannot exec in a container that waits to be started, as an ordinary user",
+            hint="start it first",
+        )
     if status == "paused" and not ignore_paused:
         raise FailedPrecondition(
             "cannot exec in a paused container (use --ignore-paused to override)"

@@ -115,7 +115,7 @@ class Store:
         check_id(container_id)
         path = f"{self.root}/{container_id}"
         try:
-            os.makedirs(self.root, 0o700, exist_ok=True)
+            os.makedirs(self.root, 0o1700, exist_ok=True)  # sticky: not to be tidied away (XDG)
             os.mkdir(path, 0o711)
         except FileExistsError:
             raise AlreadyExists(

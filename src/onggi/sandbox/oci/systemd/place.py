@@ -61,7 +61,8 @@ class ScopePlace(limits.Place):
             self._scope = stack.enter_context(Scope(unit))
             record.systemd, record.cgroup = str(unit), self._scope.path()
             directory.write(record)
-            super().__init__(Cgroup(host.cgroups, record.cgroup))
+            cgroup = Cgroup(host.cgroups, record.cgroup)
+            super().__init__(cgroup)
             self._holder = stack.enter_context(Holder())
             try:
                 self._scope.start(
@@ -75,6 +76,7 @@ class ScopePlace(limits.Place):
                 record.systemd = record.cgroup = ""  # it is another's
                 raise
             self._apply(self._first)
+            limits.delegate(cgroup, config, host, warn)
             self._stack = stack.pop_all()
 
     def settle(self) -> None:
