@@ -21,7 +21,7 @@ from faces.cli_rig import IDENTITY, Rig, rig
 from onggi import errors
 from onggi.faces.cli import wire
 from onggi.faces.cli.client import Client
-from onggi.faces.cli.server import peer_allowed
+from onggi.faces.cli.server import error_fields, peer_allowed
 
 
 @pytest.fixture
@@ -99,6 +99,13 @@ def test_a_defect_is_internal_and_its_traceback_is_logged(
     with pytest.raises(errors.Internal, match="boom"):
         client(running).call("containers.stop", {"target": "defect"})
     assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_module_that_cannot_be_read_is_no_defect() -> None:
+    error = ImportError("x.so: cannot open shared object file: Input/output error")
+    fields = error_fields(error, "containers.run")
+    assert fields["kind"] == "Unavailable"
+    assert "a part of onggi cannot be loaded: x.so" in fields["message"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ FOUND = {
         "keel:monitor epoll_ctl 1 ENOSPC",
         "keel:monitor sendmsg 1 KILL",
     ),
+    "run --rm": ("engine openat 9 EIO", "engine unlinkat 9 KILL"),
     "start": ("keel:monitor sendmsg 2 EMFILE",),
     "stop": ("engine sendto 1 EIO",),
     "network connect": ("engine clone3 1 ENOMEM",),

@@ -100,6 +100,11 @@ def error_fields(error: Exception, name: str) -> dict[str, Any]:
     """What the client is told about a failed call; a defect's traceback goes to the log."""
     if isinstance(error, OSError):
         error = errors.from_os_error(error, name)
+    if isinstance(error, ImportError):
+        error = errors.Unavailable(
+            f"{name}: a part of onggi cannot be loaded: {error}",
+            hint="the disk fails, or onggi was upgraded meanwhile: try again, or restart the engine",
+        )
     if not isinstance(error, errors.EngineError):
         traceback.print_exception(error, file=sys.stderr)
         sys.stderr.flush()
