@@ -202,6 +202,8 @@ class Scene:
         said = self._out.read_text()
         assert "Traceback" not in said, said
         assert not re.search(r"[A-Z]\w+Error\b", said), said
+        if code and self._operation.name.startswith("exec") and fault.point.role.startswith("keel"):
+            _none(self._executed)
         if fault.kind == "KILL":
             return  # who was killed says nothing, and others may not know how far it came
         if code == 0:
@@ -217,6 +219,11 @@ class Scene:
         status = json.loads(done.stdout)["status"] if done.returncode == 0 else ""
         wanted = self._operation.status
         return [f"it answered that it succeeded: {status}"] if status != wanted else []
+
+    def _executed(self) -> list[str]:
+        """What an exec that answered that it failed has left, before the container ends."""
+        sleepers = [pid for pid, name in self._strangers().items() if name == "sleep"]
+        return [f"process {pid} of the exec" for pid in sleepers[1:]]
 
     def _clean(self) -> None:
         self._call("delete", "--force")

@@ -25,6 +25,9 @@ FOUND = {
     ("create", "plain"): ("keel:init accept4 1 ENOSPC",),
     ("create", "warm"): ("child dup2 1 EMFILE",),
     ("start", "warm"): ("child fchdir 1 EMFILE", "child sendmsg 2 EIO"),
+    # between the execve and the word of it
+    ("exec -d", "plain"): tuple(f"keel:create sendmsg {n} KILL" for n in range(2, 6)),
+    ("exec -d", "warm"): tuple(f"keel:create sendmsg {n} KILL" for n in range(2, 6)),
     ("kill", "warm"): ("child dup2 6 ENOMEM",),
 }
 
