@@ -142,7 +142,9 @@ def info() -> bytes:
 def decode(
     packet: bytes, pidfd: int | None = None, sockets: tuple[int, ...] = ()
 ) -> MonitorEvent | Cloned:
-    """The event in a monitor's packet (`Cloned`: in that of a keel which creates). `pidfd`, `sockets`: the descriptors that came with it.
+    """The event in a monitor's packet. `pidfd`, `sockets`: the descriptors that came with it.
+
+    Only a keel that creates sends `Cloned`.
 
     Raises:
         DataLoss: not a message of this protocol.
