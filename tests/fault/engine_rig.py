@@ -313,8 +313,11 @@ def descendants() -> dict[int, str]:
 
 def children(pid: int) -> list[int]:
     """Zombies included."""
-    lists = (f"/proc/{pid}/task/{task}/children" for task in os.listdir(f"/proc/{pid}/task"))
-    return [int(child) for path in lists for child in Path(path).read_text().split()]
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+    return [int(child) for child in found]
 
 
 def _files(root: Path) -> set[str]:

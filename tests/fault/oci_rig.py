@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from acceptance.rig import alive
+from acceptance.wire_rig import descriptors, settled_descriptors
 from faces.oci_rig import Runtime
 from faces.oci_warm_rig import Warm
 from fault.engine_rig import children, descendants
@@ -126,7 +127,7 @@ class Scene:
         self._server = self._serving()
         self._known = descendants().keys()
         self._mounts = _mounts()
-        self._descriptors = _descriptors(self._server)
+        self._descriptors = settled_descriptors(self._server)
 
     def points(self) -> list[Point]:
         """What the operation calls, with nothing failing."""
@@ -163,7 +164,7 @@ class Scene:
     def _prepare(self) -> None:
         server = self._serving()
         if server != self._server:
-            self._server, self._descriptors = server, _descriptors(server)
+            self._server, self._descriptors = server, settled_descriptors(server)
         for verb in self._operation.before:
             words = ("create", "-b", str(self._bundle)) if verb == "create" else (verb,)
             self._call(*words)
@@ -235,7 +236,7 @@ class Scene:
         found += [f"mount {line}" for line in _mounts() - self._mounts]
         found += [f"process {pid} {name}" for pid, name in self._strangers().items()]
         if alive(self._server):
-            grown = _descriptors(self._server) - self._descriptors
+            grown = descriptors(self._server) - self._descriptors
             found += [f"{grown} descriptors of the warm process"] if grown > 0 else []
             found += [f"zombie {pid}" for pid in children(self._server) if not alive(pid)]
         return found
@@ -273,15 +274,6 @@ def _let(front: subprocess.Popen[str]) -> int:
     front.stdin.write("\n")
     front.stdin.close()
     return front.wait(_COMMAND_S)
-
-
-def _descriptors(pid: int) -> int:
-    """How many it has, once that number stands still."""
-    count = -1
-    while count != (found := len(os.listdir(f"/proc/{pid}/fd"))):
-        count = found
-        time.sleep(0.01)
-    return count
 
 
 def _mounts() -> set[str]:
