@@ -126,7 +126,6 @@ class Scene:
         self._out = place / "struck.out"
         self._server = self._serving()
         self._known = descendants().keys()
-        self._mounts = _mounts()
         self._descriptors = settled_descriptors(self._server)
 
     def points(self) -> list[Point]:
@@ -233,7 +232,7 @@ class Scene:
     def _left(self) -> list[str]:
         """What there is beside what there was before everything."""
         found = self._runtime.leftovers()
-        found += [f"mount {line}" for line in _mounts() - self._mounts]
+        found += [f"mount {row}" for row in _mounts(self._runtime.place)]
         found += [f"process {pid} {name}" for pid, name in self._strangers().items()]
         if alive(self._server):
             grown = descriptors(self._server) - self._descriptors
@@ -276,10 +275,10 @@ def _let(front: subprocess.Popen[str]) -> int:
     return front.wait(_COMMAND_S)
 
 
-def _mounts() -> set[str]:
-    """Mounts of the test's namespace, without their numbers."""
+def _mounts(place: Path) -> list[str]:
+    """Mounts of the test's namespace in this directory: there is none before either."""
     rows = Path("/proc/self/mountinfo").read_text().splitlines()
-    return {" ".join(row.split()[3:5]) for row in rows}
+    return [row for row in rows if str(place) in row]
 
 
 def _none(look: Callable[[], list[Any]]) -> None:

@@ -90,11 +90,15 @@ class Crew:
 def left(runtime: Runtime) -> list[str]:
     """What the kernel and the disk have of its containers."""
     found = [name for name in descendants().values() if not name.startswith("python")]
-    for hierarchy in CgroupLayout.probe().hierarchies:
+    for hierarchy in CgroupLayout.probe().every:
         found += map(str, Path(hierarchy.mount_point).glob(f"{runtime.prefix}*"))
     found += map(str, runtime.root.glob("*"))
     found += [row for row in rows_of("/proc/net/unix") if str(runtime.root) in row]
     return found + [row for row in rows_of("/proc/keys") if runtime.prefix in row]
+
+
+def mounts_of(runtime: Runtime) -> list[str]:
+    return [row for row in rows_of("/proc/self/mountinfo") if str(runtime.place) in row]
 
 
 def rows_of(path: str) -> list[str]:
@@ -115,7 +119,7 @@ def test_the_machine_is_as_it_was(runtime: Runtime) -> None:
     server = eventually(lambda: next(iter(warm_processes()), 0))
     eventually(lambda: len(children(server)) == 3)
     eventually(lambda: left(runtime) == [])  # keyrings are collected when nobody looks
-    mounts, descriptors = rows_of("/proc/self/mountinfo"), settled_descriptors(server)
+    mounts, descriptors = mounts_of(runtime), settled_descriptors(server)
     print(f"before: {len(mounts)} mounts, {descriptors} descriptors; {totals()}")
     began = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -123,7 +127,7 @@ def test_the_machine_is_as_it_was(runtime: Runtime) -> None:
     took_s = time.monotonic() - began
     assert crew.refused == []
     eventually(lambda: left(runtime) == [])
-    assert rows_of("/proc/self/mountinfo") == mounts
+    assert mounts_of(runtime) == mounts
     eventually(lambda: len(children(server)) == 3)
     assert settled_descriptors(server) == descriptors
     print(f"{CYCLES} cycles, {AT_ONCE} at a time, in {took_s:.1f} s; {totals()}")

@@ -40,8 +40,9 @@ class Cgroup:
         self.layout = layout
         self.path = making.checked_path(path)
 
-    def create(self, resources: Resources = _NO_RESOURCES) -> None:
-        """Make the cgroup in every hierarchy that `resources` need; parents are made on demand.
+    def create(self, resources: Resources = _NO_RESOURCES, *, everywhere: bool = False) -> None:
+        """Make the cgroup in every hierarchy that `resources` need, or `everywhere`; parents are
+        made on demand.
 
         What is left of an earlier cgroup of that name is replaced, if it has no process.
         When it fails, nothing that it made is left but parents.
@@ -52,7 +53,8 @@ class Cgroup:
         """
         made: list[str] = []
         try:
-            for hierarchy in controllers.hierarchies(self.layout, resources):
+            needed = controllers.hierarchies(self.layout, resources)
+            for hierarchy in self.layout.every if everywhere else needed:
                 self._make(hierarchy, resources)
                 made.append(self._dir(hierarchy))
         except BaseException:
@@ -85,14 +87,14 @@ class Cgroup:
             EngineError: the host refuses.
         """
         try:
-            left = [h for h in self.layout.hierarchies if not remove_tree(self._dir(h))]
+            left = [h for h in self.layout.every if not remove_tree(self._dir(h))]
         except OSError as error:
             raise refusal(error, f"removing cgroup {self.path}") from error
         return not left
 
     def remove_parent_if_empty(self) -> bool:
         """Remove the parents that are Onggi's and have become empty; True when none is left."""
-        hierarchies = self.layout.hierarchies
+        hierarchies = self.layout.every
         left = [h for h in hierarchies if not making.remove_own_parents(h, self.path)]
         return not left
 
@@ -260,20 +262,22 @@ class Cgroup:
         return f"{self._dir(hierarchy)}/{name}"
 
     def thaw(self) -> None:
-        """Let every process go on. Idempotent.
+        """Let every process go on, also where another freezer of the host holds it. Idempotent.
 
         Raises:
             NotFound: the cgroup does not exist.
             Unsupported: the host has no freezer.
         """
-        hierarchy = self._freezer()
-        with Directory(self._dir(hierarchy)) as directory:
-            try:
-                tasks.thaw(directory, version=hierarchy.version)
-            except FileNotFoundError:
-                raise self._missing() from None
-            except OSError as error:
-                raise refusal(error, f"thawing cgroup {self.path}") from error
+        own, other = self._freezer(), self.layout.hierarchy("freezer", "")
+        also = [other] if other and other != own and os.path.isdir(self._dir(other)) else []
+        for hierarchy in (own, *also):
+            with Directory(self._dir(hierarchy)) as directory:
+                try:
+                    tasks.thaw(directory, version=hierarchy.version)
+                except FileNotFoundError:
+                    raise self._missing() from None
+                except OSError as error:
+                    raise refusal(error, f"thawing cgroup {self.path}") from error
 
     def kill(self) -> None:
         """Send SIGKILL to every process in it and below it, frozen ones and ones being forked too.
@@ -299,7 +303,7 @@ class Cgroup:
         return f"{hierarchy.mount_point}/{self.path}"
 
     def _present(self) -> list[Hierarchy]:
-        return [h for h in self.layout.hierarchies if os.path.isdir(self._dir(h))]
+        return [h for h in self.layout.every if os.path.isdir(self._dir(h))]
 
     def _missing(self) -> NotFound:
         return NotFound(f"cgroup {self.path} does not exist")

@@ -2,7 +2,9 @@
 
 An absolute `linux.cgroupsPath` starts at the root of each hierarchy. A relative one, and the
 default `<id>`, start where this process is, so that a container stays within the limits of whoever
-starts it; on v2 beside it, because a cgroup with processes shares nothing out.
+starts it; on v2 beside it, because a cgroup with processes shares nothing out. A container is in
+every hierarchy: callers find it there, and a manager that tells by one whose a process is (systemd
+by its own, named one) does not take it for the caller's.
 
 A user has cgroups only where root has delegated some. *Leniently*, a hierarchy where none can be
 made is done without, but never a limit that was asked for.
@@ -109,7 +111,7 @@ def make(
     if usable is None:
         return None
     cgroup = Cgroup(usable, path)
-    cgroup.create(resources)
+    cgroup.create(resources, everywhere=True)
     try:
         for warning in cgroup.apply(resources):
             warn(warning)
