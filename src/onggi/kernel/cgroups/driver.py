@@ -54,9 +54,11 @@ class Cgroup:
         made: list[str] = []
         try:
             needed = controllers.hierarchies(self.layout, resources)
-            for hierarchy in self.layout.every if everywhere else needed:
+            for hierarchy in self.layout.hierarchies if everywhere else needed:
                 self._make(hierarchy, resources)
                 made.append(self._dir(hierarchy))
+            if everywhere:
+                self._make_named()
         except BaseException:
             for path in made:
                 remove_tree(path)
@@ -72,6 +74,14 @@ class Cgroup:
         for hierarchy in controllers.hierarchies(self.layout, resources):
             if hierarchy not in present:
                 self._make(hierarchy, resources)
+
+    def _make_named(self) -> None:
+        """Also in hierarchies that limit nothing, so that one which is not ours is done without."""
+        for hierarchy in self.layout.named:
+            try:
+                making.make(hierarchy, self.path, (), frozenset())
+            except EngineError:
+                continue
 
     @property
     def exists(self) -> bool:
