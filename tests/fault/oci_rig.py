@@ -160,6 +160,10 @@ class Scene:
         self._runtime.environment["ONGGI_NO_WARM"] = "1"
         self._runtime.clean()
 
+    def close(self) -> None:
+        """Leave no container, whatever became of the faults."""
+        self._runtime.clean()
+
     def _prepare(self) -> None:
         server = self._serving()
         if server != self._server:

@@ -4,7 +4,7 @@ fail, or be the last one: the answer is true, and `delete --force` leaves nothin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -57,12 +57,12 @@ def test_a_fault_at_any_point(
         place = tmp_path / f"{tally.tried}"
         place.mkdir()
         with tally.noting(), Zygote() if way == "plain" else nullcontext() as zygote:
-            scene = Scene(place, warm, zygote, injector, operation)
-            if rest is None:
-                tally.points = sorted({*scene.points(), *scene.points()})
-                assert len(tally.points) > 5, "the operation makes calls that were seen"
-                rest = faults(tally.name, tally.points, FOUND.get((operation.name, way), ()))
-            while rest:
-                tally.strike(scene, rest.pop())
+            with closing(Scene(place, warm, zygote, injector, operation)) as scene:
+                if rest is None:
+                    tally.points = sorted({*scene.points(), *scene.points()})
+                    assert len(tally.points) > 5, "the operation makes calls that were seen"
+                    rest = faults(tally.name, tally.points, FOUND.get((operation.name, way), ()))
+                while rest:
+                    tally.strike(scene, rest.pop())
     print(tally)
     assert not tally.found, f"seed {SEED}:\n" + "\n".join(tally.found)
