@@ -56,13 +56,16 @@ def test_a_fault_at_any_point(
     while (rest is None and not tally.found) or rest:
         place = tmp_path / f"{tally.tried}"
         place.mkdir()
-        with tally.noting(), Zygote() if way == "plain" else nullcontext() as zygote:
-            with closing(Scene(place, warm, zygote, injector, operation)) as scene:
-                if rest is None:
-                    tally.points = sorted({*scene.points(), *scene.points()})
-                    assert len(tally.points) > 5, "the operation makes calls that were seen"
-                    rest = faults(tally.name, tally.points, FOUND.get((operation.name, way), ()))
-                while rest:
-                    tally.strike(scene, rest.pop())
+        with (
+            tally.noting(),
+            Zygote() if way == "plain" else nullcontext() as zygote,
+            closing(Scene(place, warm, zygote, injector, operation)) as scene,
+        ):
+            if rest is None:
+                tally.points = sorted({*scene.points(), *scene.points()})
+                assert len(tally.points) > 5, "the operation makes calls that were seen"
+                rest = faults(tally.name, tally.points, FOUND.get((operation.name, way), ()))
+            while rest:
+                tally.strike(scene, rest.pop())
     print(tally)
     assert not tally.found, f"seed {SEED}:\n" + "\n".join(tally.found)
