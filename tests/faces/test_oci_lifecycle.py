@@ -293,6 +293,26 @@ def test_who_was_frozen_by_another_is_deleted(runtime: Runtime) -> None:
     runtime.call("delete", "--force", container)
 
 
+def test_anothers_cgroup_is_refused_and_left_alone(runtime: Runtime) -> None:
+    path = f"/{runtime.name('shared')}"
+    bundle = runtime.bundle(
+        "/bin/sleep", "1000", change=lambda config: config["linux"].update(cgroupsPath=path)
+    )
+    first = runtime.create("a", bundle)
+    runtime.call("start", first)
+    second = runtime.call("create", "-b", str(bundle), runtime.name("b"), check=False)
+    assert "has processes" in second.stderr
+    assert runtime.state(first)["status"] == "running"
+    runtime.call("delete", "--force", first)
+    left = cgroup(path.lstrip("/"))
+    left.create()
+    left.freeze()
+    for name in ("c", "d"):
+        done = runtime.call("create", "-b", str(bundle), runtime.name(name), check=False)
+        assert "unexpectedly frozen" in done.stderr
+    assert left.remove()
+
+
 @pytest.mark.skipif(CgroupLayout.probe().mode == "v2", reason="needs cgroup v1")
 def test_exec_joins_cgroups_below_the_container_s(runtime: Runtime) -> None:
     container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))

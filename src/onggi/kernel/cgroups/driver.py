@@ -253,13 +253,13 @@ class Cgroup:
                 raise refusal(error, f"freezing cgroup {self.path}") from error
 
     def frozen(self) -> bool:
-        """Whether its processes stand still, or are about to; False where none could."""
-        try:
-            hierarchy = self._freezer()
-        except Unsupported:
-            return False
-        with Directory(self._dir(hierarchy)) as directory:
-            return tasks.freezing(directory, version=hierarchy.version)
+        """Whether its processes stand still, or are about to, by whichever freezer; False where
+        none could."""
+        for hierarchy in self._freezers():
+            with Directory(self._dir(hierarchy)) as directory:
+                if tasks.freezing(directory, version=hierarchy.version):
+                    return True
+        return False
 
     def freezer_file(self) -> str:
         """Where it is written whether it stands still: `cgroup.freeze` or v1's `freezer.state`.
@@ -278,9 +278,7 @@ class Cgroup:
             NotFound: the cgroup does not exist.
             Unsupported: the host has no freezer.
         """
-        own, other = self._freezer(), self.layout.hierarchy("freezer", "")
-        also = [other] if other and other != own and os.path.isdir(self._dir(other)) else []
-        for hierarchy in (own, *also):
+        for hierarchy in self._freezers() or [self._freezer()]:
             with Directory(self._dir(hierarchy)) as directory:
                 try:
                     tasks.thaw(directory, version=hierarchy.version)
@@ -381,6 +379,13 @@ class Cgroup:
                     f"unified resource of the {name} controller, which is not on cgroup v2 here",
                     hint="use the resource's own field, or a host with cgroup v2 alone",
                 )
+
+    def _freezers(self) -> list[Hierarchy]:
+        """Those of the host that it is in, ours first."""
+        places = [self.layout.v2] if self.layout.core_freezer and self.layout.v2 else []
+        if first := self.layout.hierarchy("freezer", ""):
+            places.append(first)
+        return [hierarchy for hierarchy in places if os.path.isdir(self._dir(hierarchy))]
 
     def _freezer(self) -> Hierarchy:
         if self.layout.core_freezer and self.layout.v2:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import posixpath
 
-from onggi.errors import EngineError, FailedPrecondition, Unsupported
+from onggi.errors import AlreadyExists, EngineError, FailedPrecondition, Unsupported
 from onggi.kernel.cgroups import controllers
 from onggi.kernel.cgroups.delegation import give
 from onggi.kernel.cgroups.devices import ALWAYS_ALLOWED
@@ -100,7 +100,8 @@ def make(
     `lenient` None: if this is a user. Devices are a matter of the cgroup for root alone.
 
     Raises:
-        AlreadyExists: processes live in a cgroup of that name. EngineError: the host refuses.
+        AlreadyExists: processes live in a cgroup of that name, or it stands still.
+        EngineError: the host refuses.
         FailedPrecondition: a limit was asked for that this user cannot set.
     """
     resources = resources_of(config, devices=not host.unprivileged)
@@ -111,6 +112,11 @@ def make(
     if usable is None:
         return None
     cgroup = Cgroup(usable, path)
+    if cgroup.frozen():
+        raise AlreadyExists(
+            f"container's cgroup unexpectedly frozen: {path}",
+            hint="somebody made it before and keeps it still: thaw it or choose another path",
+        )
     cgroup.create(resources, everywhere=True)
     try:
         for warning in cgroup.apply(resources):
