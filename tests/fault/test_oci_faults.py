@@ -48,7 +48,7 @@ def warm(injector: Injector, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.mark.parametrize("way", ["plain", "warm"])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_a_fault_at_any_point(
+def test_a_verb_with_a_fault_at_any_point(
     operation: Operation, way: str, injector: Injector, warm: Warm, tmp_path: Path
 ) -> None:
     tally = Tally(f"{operation.name}, {way}")
