@@ -13,7 +13,6 @@ Source: runtime-spec config-linux.md#cgroups-path, cgroups(7), cgroup-v2.rst "No
 
 from __future__ import annotations
 
-import os
 import posixpath
 
 from onggi.errors import AlreadyExists, EngineError, FailedPrecondition, Unsupported
@@ -31,10 +30,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onggi.sandbox.oci.records import Record
-
-#: Where systemd mounts its hierarchy without controllers, on v1 and hybrid hosts.
-_SYSTEMDS_OWN = "/sys/fs/cgroup/systemd"
 _DENY_ALL = DeviceRule(allow=False)
 
 
@@ -205,15 +200,6 @@ def delegate_of(config: Config) -> int | None:
     if config.process is None or not ({"cgroup", "user"} <= new and writable):
         return None
     return host_id(linux.uid_mappings, config.process.user.uid)
-
-
-def tasks_of_unit(record: Record) -> tuple[str, ...]:
-    """The file by which a process joins its unit where systemd has cgroup v1 to keep track.
-
-    Who is not in there is not in the unit: without anybody in it systemd ends it.
-    """
-    directory = f"{_SYSTEMDS_OWN}/{record.cgroup}"
-    return (f"{directory}/tasks",) if record.systemd and os.path.isdir(directory) else ()
 
 
 def freezer_file(cgroup: Cgroup) -> str:
