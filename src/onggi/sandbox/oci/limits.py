@@ -13,6 +13,7 @@ Source: runtime-spec config-linux.md#cgroups-path, cgroups(7), cgroup-v2.rst "No
 
 from __future__ import annotations
 
+import os
 import posixpath
 
 from onggi.errors import AlreadyExists, EngineError, FailedPrecondition, Unsupported
