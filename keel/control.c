@@ -212,6 +212,12 @@ int control_wait_go(struct monitor *m) {
     }
 }
 
+int control_send_cloned(int control, pid_t pid, int pidfd) {
+    uint32_t packet[2] = {KEEL_CLONED, (uint32_t)pid};
+    struct iovec part = {packet, sizeof packet};
+    return send_packet(control, &part, 1, &pidfd, 1);
+}
+
 int control_send_started(int control, const struct monitor *m, const int *passed, size_t count) {
     struct started packet = {
         .type = KEEL_STARTED,

@@ -17,7 +17,7 @@
 #include "syscalls.h"
 #include "walk.h"
 
-enum { BACKLOG = 16 };
+enum { BACKLOG = 16, SHORTAGE_MS = 10 };
 
 /* What EXECUTE will not find is told by `create` already. A file that is there may still turn out
  * not to be a program. */
@@ -67,10 +67,11 @@ static int wait_for_start(int listener) {
         uint32_t word = 0;
         end_when_asked(listener);
         int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-        if (connection < 0 && (errno == EINTR || errno == ECONNABORTED))
+        if (connection < 0) {
+            if (errno != EINTR && errno != ECONNABORTED)
+                poll(NULL, 0, SHORTAGE_MS); /* of memory or descriptors: it passes, and who waits, waits */
             continue;
-        if (connection < 0)
-            return -1;
+        }
         ssize_t got;
         do
             got = recv(connection, &word, sizeof word, 0);
@@ -120,8 +121,6 @@ int step_hold(struct walk *walk, const struct step *step) {
     let_go(&walk->baton);
     drop_unneeded(walk, step);
     walk->starter = wait_for_start(listener);
-    if (walk->starter < 0)
-        _exit(1); /* nobody could be told */
     let_go(&walk->slot[number_of(step, 0)]);
     return 0;
 }

@@ -25,6 +25,7 @@ enum {
     KEEL_FAILED = 66,
     KEEL_WARNED = 67,
     KEEL_EXITED = 68,
+    KEEL_CLONED = 69,
 };
 
 enum { MAX_SOCKETS = 8 }; /* that one BIND_SOCKETS makes */
@@ -100,6 +101,9 @@ int control_wait_go(struct monitor *m);
 
 /* Send FAILED or WARNED (`type`) on a control socket; works before monitor_open too. */
 void control_send_failed(int control, uint32_t type, const struct failure *failure);
+
+/* Send CLONED on a control socket. -1 with errno. */
+int control_send_cloned(int control, pid_t pid, int pidfd);
 
 /* Send STARTED about m->child on `control`, with `count` descriptors. -1 with errno. */
 int control_send_started(int control, const struct monitor *m, const int *passed, size_t count);

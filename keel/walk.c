@@ -228,6 +228,17 @@ static void hand_to_supervision(struct monitor *m, struct walk *walk) {
     close(walk->stat);
 }
 
+/* Before init can execute anything, whoever supervises it in our place is able to end it: from then
+ * on it outlives a creator that is killed. */
+static int announce(struct monitor *m, struct walk *walk, uint32_t index) {
+    if (walk->plan->steps[0].opcode != STEP_HAND_OVER ||
+        control_send_cloned(m->control, walk->child, walk->pidfd) >= 0)
+        return 0;
+    walk->failure->step = index;
+    walk->failure->opcode = STEP_CLONE_INTO;
+    return fail(walk->failure, "sendmsg", "who was cloned");
+}
+
 static int monitor_walk(struct monitor *m, struct walk *walk) {
     uint32_t index = 1; /* SUPERVISE and HAND_OVER are the monitor itself */
     while (index < walk->plan->count) {
@@ -243,6 +254,8 @@ static int monitor_walk(struct monitor *m, struct walk *walk) {
             return -1;
         if (result > 0)
             control_send_failed(m->control, KEEL_WARNED, walk->failure);
+        if (walk->plan->steps[index].opcode == STEP_CLONE_INTO && announce(m, walk, index) < 0)
+            return -1;
         index++;
     }
     if (monitor_confirm(m, walk) == 0)

@@ -155,7 +155,7 @@ class Runtime:
     def leftovers(self) -> list[str]:
         """What is left of this runtime's containers: directories, cgroups, processes."""
         found = [str(path) for path in self.root.glob("*")]
-        for hierarchy in CgroupLayout.probe().hierarchies:
+        for hierarchy in CgroupLayout.probe().every:
             found += [str(path) for path in Path(hierarchy.mount_point).glob(f"{self.prefix}*")]
         found += processes_below(str(self.place))
         return found

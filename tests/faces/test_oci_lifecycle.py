@@ -269,6 +269,51 @@ def test_exec_replaces_a_variable(runtime: Runtime) -> None:
 
 
 @pytest.mark.skipif(CgroupLayout.probe().mode == "v2", reason="needs cgroup v1")
+def test_a_container_is_in_every_hierarchy(runtime: Runtime) -> None:
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("start", container)
+    lines = runtime.call("exec", container, "/bin/cat", "/proc/self/cgroup").stdout.splitlines()
+    mounted = {name for h in CgroupLayout.probe().every for name in h.controllers}
+    own = [line for line in lines if mounted & set(line.split(":")[1].split(","))]
+    assert len(own) >= 4
+    assert [line for line in own if not line.endswith(f"/{container}")] == []
+
+
+@pytest.mark.skipif(
+    CgroupLayout.probe().hierarchy("freezer", "") is None, reason="needs cgroup v1's freezer"
+)
+def test_who_was_frozen_by_another_is_deleted(runtime: Runtime) -> None:
+    container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
+    runtime.call("start", container)
+    freezer = CgroupLayout.probe().hierarchy("freezer", "")
+    assert freezer is not None
+    state = Path(f"{freezer.mount_point}/{cgroup(container).path}/freezer.state")
+    state.write_text("FROZEN")
+    eventually(lambda: state.read_text() == "FROZEN\n")
+    runtime.call("delete", "--force", container)
+
+
+def test_anothers_cgroup_is_refused_and_left_alone(runtime: Runtime) -> None:
+    path = f"/{runtime.name('shared')}"
+    bundle = runtime.bundle(
+        "/bin/sleep", "1000", change=lambda config: config["linux"].update(cgroupsPath=path)
+    )
+    first = runtime.create("a", bundle)
+    runtime.call("start", first)
+    second = runtime.call("create", "-b", str(bundle), runtime.name("b"), check=False)
+    assert "has processes" in second.stderr
+    assert runtime.state(first)["status"] == "running"
+    runtime.call("delete", "--force", first)
+    left = cgroup(path.lstrip("/"))
+    left.create()
+    left.freeze()
+    for name in ("c", "d"):
+        done = runtime.call("create", "-b", str(bundle), runtime.name(name), check=False)
+        assert "unexpectedly frozen" in done.stderr
+    assert left.remove()
+
+
+@pytest.mark.skipif(CgroupLayout.probe().mode == "v2", reason="needs cgroup v1")
 def test_exec_joins_cgroups_below_the_container_s(runtime: Runtime) -> None:
     container = runtime.create("a", runtime.bundle("/bin/sleep", "1000"))
     runtime.call("start", container)

@@ -2,7 +2,7 @@
 
 A point is a call's name, its number, and who makes it: the engine, the monitor, init, `nft` …
 (`injector.c`). ONGGI_FAULTS says how many faults of each operation are tried (`all`: every kind at
-every point), ONGGI_SEED which.
+every point), ONGGI_SEED which (`tally.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -24,7 +23,8 @@ from typing import Any, NamedTuple
 from acceptance import rig
 from acceptance import wire_rig as wire
 from acceptance.rig import Onggi, alive
-from fault.injector import KINDS, ROLES, Fault, Injector, Point
+from fault.injector import Fault, Injector, Point
+from fault.tally import Struck
 from onggi.errors import EngineError
 from onggi.kernel.constants import PR_SET_CHILD_SUBREAPER
 from onggi.kernel.syscalls import prctl
@@ -32,6 +32,9 @@ from onggi.kernel.syscalls import prctl
 #: How long an engine may take until records and machine agree again.
 RECOVERY_S = 5.0
 _COMMAND_S = 30.0
+#: Who is struck: the engine, its children before they execute anything, keel before it has a name
+#: (that of its descriptor until then), and the rest by name. Not a container's own processes.
+_ROLES = ("engine", "spawn", "keel", "keel:monitor", "keel:init", "nft", "guard", "onggi-guard")
 _FRONT = str(Path(sys.executable).with_name("onggi"))
 #: What a fault may leave without a parent, by name; `300` is keel before it has one.
 _ORPHANS = ("300", "nft", "guard", "onggi-guard", "sleep", "true", "busybox")
@@ -103,15 +106,6 @@ class Front(Onggi):
         return [_FRONT, "--root", str(self.root), *arguments]
 
 
-class Struck(NamedTuple):
-    """`hit`: whether the fault came to pass. `recovery_s`: from the command's end until records and
-    machine agreed. `silent`: an error came to pass, and the command succeeded nevertheless."""
-
-    hit: bool
-    recovery_s: float
-    silent: bool
-
-
 class Scene:
     """One engine, and what it and the machine look like when nothing runs."""
 
@@ -130,14 +124,14 @@ class Scene:
     def points(self) -> list[Point]:
         """What the operation calls, with nothing failing."""
         self._prepare()
-        with self._injector.counting(self._pid()) as counts:
+        with self._injector.counting([("engine", self._pid())]) as counts:
             self.onggi.run(*self._operation.command)
             self.settle()
         self.clean()
         return [
             Point(role, call, number)
             for (role, call), count in sorted(counts.items())
-            if role in ROLES
+            if role in _ROLES
             for number in range(1, count + 1)
         ]
 
@@ -148,7 +142,7 @@ class Scene:
             AssertionError: it was not survived, or the answer was not true.
         """
         self._prepare()
-        with self._injector.striking(self._pid(), fault) as hit:
+        with self._injector.striking([("engine", self._pid())], fault) as hit:
             done = self.onggi.run(*self._operation.command, check=False, timeout_s=_COMMAND_S)
             before = time.monotonic()
             self.settle()
@@ -245,14 +239,6 @@ class Scene:
         return found + ([f"{grown} descriptors of the engine"] if grown > 0 else [])
 
 
-def faults(name: str, points: list[Point], wanted: str, dice: random.Random) -> list[Fault]:
-    """All faults at all points of an operation in any order, or as many as are wanted, every kind
-    alike; those that were not survived once come last."""
-    every = [Fault(point, kind) for point in points for kind in KINDS]
-    sample = dice.sample(every, len(every) if wanted == "all" else min(int(wanted), len(every)))
-    return sample + [Fault.parse(text) for text in FOUND.get(name, ())]
-
-
 def _none(look: Callable[[], list[str]]) -> None:
     """Wait until nothing is found. Raises: AssertionError with what was found last."""
     begun, pause_s, at_s = time.monotonic(), 0.005, 0.0
@@ -328,8 +314,11 @@ def descendants() -> dict[int, str]:
 
 def children(pid: int) -> list[int]:
     """Zombies included."""
-    lists = (f"/proc/{pid}/task/{task}/children" for task in os.listdir(f"/proc/{pid}/task"))
-    return [int(child) for path in lists for child in Path(path).read_text().split()]
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+    return [int(child) for child in found]
 
 
 def _files(root: Path) -> set[str]:

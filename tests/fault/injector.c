@@ -1,12 +1,13 @@
-/* Follows a process and all that it spawns; counts their effectful system calls, and lets one fail
+/* Follows processes and all that they spawn; counts their effectful system calls, and lets one fail
  * or be the last of whoever makes it.
  *
- *   injector PID                    counts until SIGTERM, then prints `role call count` lines
- *   injector PID ROLE CALL N KIND   strikes the N-th CALL of ROLE, prints `hit`, and lets go of all
+ *   injector ROOTS                    counts until SIGTERM, then prints `role call count` lines
+ *   injector ROOTS ROLE CALL N KIND   strikes the N-th CALL of ROLE, prints `hit`, and lets go of all
  *
- * A role is `engine` (every thread of PID), `spawn` (its child before it executes something), `keel`
- * (executed from a descriptor, and not yet named), or a process's name (`keel:monitor`, `nft`, …). KIND is KILL (before the call is made) or the number of
- * an errno, which is answered without the call being made. `ready` is printed once PID is traced.
+ * ROOTS is `ROLE=PID,ROLE=PID`: every thread of these has that role. Others' are `spawn` (a root's child
+ * before it executes something), `keel` (executed from a descriptor, and not yet named), or a process's
+ * name (`keel:monitor`, `nft`, …), which a root without a role has too. KIND is KILL (before the call is made) or the number of
+ * an errno, which is answered without the call being made. `ready` is printed once all roots are traced.
  * Tracees are seized: when the injector ends they go on. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -21,6 +22,7 @@
 #include <sys/types.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <unistd.h>
 #include <linux/ptrace.h>
 
 #ifndef __x86_64__
@@ -53,7 +55,13 @@ static const struct call calls[] = {
     CALL(sethostname) CALL(setdomainname) CALL(setsid) CALL(setpgid) CALL(prlimit64)
     CALL(sched_setaffinity) CALL(keyctl) CALL(add_key) CALL(bpf) CALL(close_range)
 };
-enum { CALLS = sizeof calls / sizeof *calls, ROLE = 16, TRACEES = 4096, ROLES = 64 };
+enum { CALLS = sizeof calls / sizeof *calls, ROLE = 16, TRACEES = 4096, ROLES = 64, ROOTS = 16 };
+
+struct root {
+    pid_t pid;
+    char role[ROLE]; /* empty: its name */
+    char name[ROLE];
+};
 
 struct tracee {
     pid_t tid;
@@ -64,8 +72,8 @@ static struct tracee tracees[TRACEES];
 static int tracee_count;
 static char roles[ROLES][ROLE];
 static unsigned counts[ROLES][CALLS];
-static pid_t engine;
-static char engine_name[ROLE];
+static struct root roots[ROOTS];
+static int root_count;
 static const char *struck_role;
 static int struck_call, struck_errno, kills;
 static unsigned struck_number;
@@ -94,18 +102,21 @@ static void name_of(pid_t tid, char name[ROLE]) {
         if (*at == ' ') *at = '_';
 }
 
+static int is_thread_of(pid_t tid, pid_t pid) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d", pid, tid);
+    return access(path, F_OK) == 0;
+}
+
 static const char *role_of(struct tracee *tracee) {
     if (tracee->role[0]) return tracee->role;
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/task/%d", engine, tracee->tid);
-    DIR *thread = opendir(path);
-    if (thread != NULL) {
-        closedir(thread);
-        strcpy(tracee->role, "engine");
-        return tracee->role;
-    }
+    for (int i = 0; i < root_count; i++)
+        if (roots[i].role[0] && is_thread_of(tracee->tid, roots[i].pid))
+            return strcpy(tracee->role, roots[i].role);
     name_of(tracee->tid, tracee->role);
-    if (strcmp(tracee->role, engine_name) == 0) strcpy(tracee->role, "spawn");
+    for (int i = 0; i < root_count; i++)
+        if (roots[i].role[0] && strcmp(tracee->role, roots[i].name) == 0)
+            strcpy(tracee->role, "spawn");
     if (strspn(tracee->role, "0123456789") == strlen(tracee->role)) strcpy(tracee->role, "keel");
     return tracee->role;
 }
@@ -192,11 +203,11 @@ static void seize(pid_t tid) {
     ptrace(PTRACE_INTERRUPT, tid, 0, 0);
 }
 
-static void seize_all(void) {
+static void seize_all(pid_t pid) {
     char path[64];
-    snprintf(path, sizeof path, "/proc/%d/task", engine);
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
     DIR *tasks = opendir(path);
-    if (tasks == NULL) die(path);
+    if (tasks == NULL) return; /* it has ended */
     for (struct dirent *entry; (entry = readdir(tasks)) != NULL;)
         if (entry->d_name[0] != '.') seize(atoi(entry->d_name));
     closedir(tasks);
@@ -216,6 +227,20 @@ static void report(void) {
     exit(0);
 }
 
+static void parse_roots(char *text) {
+    for (char *word = strtok(text, ","); word; word = strtok(NULL, ",")) {
+        char *equals = strchr(word, '=');
+        if (root_count == ROOTS || equals == NULL || equals - word >= ROLE) {
+            fprintf(stderr, "not a root: %s\n", word);
+            exit(2);
+        }
+        struct root *root = &roots[root_count++];
+        memcpy(root->role, word, (size_t)(equals - word));
+        root->pid = atoi(equals + 1);
+        name_of(root->pid, root->name);
+    }
+}
+
 static void parse(char **words) {
     struck_role = words[0];
     for (struck_call = 0; struck_call < CALLS; struck_call++)
@@ -231,18 +256,18 @@ static void parse(char **words) {
 
 int main(int argc, char **argv) {
     if (argc != 2 && argc != 6) {
-        fputs("usage: injector PID [ROLE CALL N KILL|ERRNO]\n", stderr);
+        fputs("usage: injector ROLE=PID[,ROLE=PID] [ROLE CALL N KILL|ERRNO]\n", stderr);
         return 2;
     }
-    engine = atoi(argv[1]);
-    name_of(engine, engine_name);
+    parse_roots(argv[1]);
     if (argc == 6) parse(argv + 2);
     sigset_t awaited;
     sigemptyset(&awaited);
     sigaddset(&awaited, SIGCHLD);
     sigaddset(&awaited, SIGTERM);
     sigprocmask(SIG_BLOCK, &awaited, NULL);
-    seize_all();
+    for (int i = 0; i < root_count; i++)
+        seize_all(roots[i].pid);
     puts("ready");
     fflush(stdout);
     for (int ending = 0;;) {

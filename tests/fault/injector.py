@@ -1,4 +1,4 @@
-"""Builds `injector.c` and drives it: which calls an engine and what it spawns make, and faults in
+"""Builds `injector.c` and drives it: which calls processes and what they spawn make, and faults in
 them."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import errno
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +17,8 @@ import pytest
 
 ERRORS = ("EIO", "ENOSPC", "ENOMEM", "EMFILE", "EINTR")
 KINDS = ("KILL", *ERRORS)
-#: Who is struck: the engine, its children before they execute anything, keel before it has a name
-#: (that of its descriptor until then), and the rest by name. Not a container's own processes.
-ROLES = ("engine", "spawn", "keel", "keel:monitor", "keel:init", "nft", "guard", "onggi-guard")
+#: Whom to follow, and whose calls theirs are; no role: that of the process's name.
+Roots = Sequence[tuple[str, int]]
 
 
 class Point(NamedTuple):
@@ -53,29 +52,30 @@ class Injector:
         self._path = path
 
     @contextlib.contextmanager
-    def counting(self, pid: int) -> Iterator[collections.Counter[tuple[str, str]]]:
+    def counting(self, roots: Roots) -> Iterator[collections.Counter[tuple[str, str]]]:
         """Count calls by role and name while the block runs."""
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
-        with self._following(pid) as tracer:
+        with self._following(roots) as tracer:
             yield counts
             said = _end(tracer)
         for role, call, number in (line.split() for line in said.splitlines()):
             counts[role, call] += int(number)
 
     @contextlib.contextmanager
-    def striking(self, pid: int, fault: Fault) -> Iterator[list[bool]]:
+    def striking(self, roots: Roots, fault: Fault) -> Iterator[list[bool]]:
         """One fault while the block runs; afterwards the list says whether it came to pass."""
         role, call, number = fault.point
         kind = "KILL" if fault.kind == "KILL" else str(getattr(errno, fault.kind))
         hit: list[bool] = []
-        with self._following(pid, role, call, str(number), kind) as tracer:
+        with self._following(roots, role, call, str(number), kind) as tracer:
             yield hit
             hit.append(_end(tracer).startswith("hit"))
 
     @contextlib.contextmanager
-    def _following(self, pid: int, *words: str) -> Iterator[subprocess.Popen[str]]:
+    def _following(self, roots: Roots, *words: str) -> Iterator[subprocess.Popen[str]]:
+        named = ",".join(f"{role}={pid}" for role, pid in roots)
         tracer = subprocess.Popen(
-            [str(self._path), str(pid), *words], stdout=subprocess.PIPE, text=True
+            [str(self._path), named, *words], stdout=subprocess.PIPE, text=True
         )
         with tracer:
             try:
@@ -109,7 +109,7 @@ def build(directory: Path) -> Injector:
 
 def _need_tracing(injector: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as sleeper:
-        words = [str(injector), str(sleeper.pid), "engine", "kill", "1", "KILL"]
+        words = [str(injector), f"engine={sleeper.pid}", "engine", "kill", "1", "KILL"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tracer:
             assert tracer.stdout is not None
             allowed = tracer.stdout.readline() == b"ready\n"

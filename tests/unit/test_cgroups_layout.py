@@ -63,10 +63,19 @@ def test_pure_v1_with_controllers_mounted_together() -> None:
         ("net_prio", "net_cls"),
         ("pids",),
     ]
+    assert layout.named == (Hierarchy(1, "/sys/fs/cgroup/systemd", ("name=systemd",)),)
+    assert layout.every == layout.named + layout.hierarchies
     together = layout.hierarchy("cpu", "cpu")
     assert together is layout.hierarchy("cpuacct", "")
     assert together is not None
     assert together.mount_point == "/sys/fs/cgroup/cpu,cpuacct"
+
+
+def test_a_named_hierarchy_beside_v2_makes_no_hybrid() -> None:
+    named = "27 26 0:23 / /sys/fs/cgroup/elogind rw - cgroup cgroup rw,none,name=elogind\n"
+    layout = parse_layout(named + FEDORA, FEDORA_CGROUPS, "cpu\n", "6.11")
+    assert layout.mode == "v2"
+    assert [h.controllers for h in layout.named] == [("name=elogind",)]
 
 
 def test_the_reason_why_a_controller_is_missing() -> None:

@@ -132,6 +132,14 @@ def test_a_rule_that_notifies_has_a_listener() -> None:
             ),
             "$.linux.seccomp.syscalls[1].action",
         ),
+        (
+            Seccomp(
+                "SCMP_ACT_ALLOW",
+                listener_path="/run/agent",
+                syscalls=(SeccompRule(("write",), NOTIFY),),
+            ),
+            "$.linux.seccomp.syscalls[0].action",
+        ),
     ],
 )
 def test_a_listener_that_could_not_be_handed_over(profile: Seccomp, path: str) -> None:

@@ -55,12 +55,14 @@ def plan_cgroup_mount(
             options=("mode=755",),
         )
     )
-    places = {f"{target}/{posixpath.basename(h.mount_point)}": h for h in layout.hierarchies}
+    named = [h for h in layout.named if _own_directory(draft, h) is not None]
+    shown = (*named, *layout.hierarchies)
+    places = {f"{target}/{posixpath.basename(h.mount_point)}": h for h in shown}
     for place, hierarchy in places.items():
         draft.inside.append(MakeDirectory(path=place))
         name = posixpath.basename(place)
         for controller in hierarchy.controllers:
-            if hierarchy.version == 1 and controller != name:
+            if hierarchy.version == 1 and controller != name and not hierarchy.is_named:
                 draft.inside.append(MakeSymlink(target=name, path=f"{target}/{controller}"))
     if attributes & MOUNT_ATTR_RDONLY:
         # Before the hierarchies are mounted: keel would copy each of them along.

@@ -33,6 +33,7 @@ class MessageType(enum.IntEnum):
     FAILED = 66
     WARNED = 67
     EXITED = 68
+    CLONED = 69
 
 
 _U32 = struct.Struct("<I")
@@ -96,6 +97,13 @@ class Exited(msgspec.Struct, frozen=True):
     runtime_ns: int
 
 
+class Cloned(msgspec.Struct, frozen=True):
+    """There is a process, which has done nothing yet. `pidfd`: as in `Started`."""
+
+    pid: int
+    pidfd: int | None
+
+
 class Closed(msgspec.Struct, frozen=True):
     """The monitor closed the socket or is gone: nothing more will be told here."""
 
@@ -131,8 +139,12 @@ def info() -> bytes:
     return _U32.pack(MessageType.INFO)
 
 
-def decode(packet: bytes, pidfd: int | None = None, sockets: tuple[int, ...] = ()) -> MonitorEvent:
+def decode(
+    packet: bytes, pidfd: int | None = None, sockets: tuple[int, ...] = ()
+) -> MonitorEvent | Cloned:
     """The event in a monitor's packet. `pidfd`, `sockets`: the descriptors that came with it.
+
+    Only a keel that creates sends `Cloned`.
 
     Raises:
         DataLoss: not a message of this protocol.
@@ -151,6 +163,9 @@ def decode(packet: bytes, pidfd: int | None = None, sockets: tuple[int, ...] = (
             case MessageType.EXITED:
                 code, signal, core_dumped, realtime_ns, runtime_ns = _EXITED_BODY.unpack(body)
                 return Exited(code, signal, bool(core_dumped), realtime_ns, runtime_ns)
+            case MessageType.CLONED:
+                (pid,) = _U32.unpack(body)
+                return Cloned(pid, pidfd)
     except struct.error as error:
         raise DataLoss(f"a monitor sent a damaged message: {error}") from None
     raise DataLoss(f"a monitor sent a message of unknown type {kind}")

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
-from onggi.errors import Unavailable, from_os_error
+from onggi.errors import DataLoss, Unavailable, from_os_error
 from onggi.kernel.syscalls import sealed_memfd
 from onggi.runtime.steps import Plan
 from onggi.sandbox import messages
 from onggi.sandbox.keel import MAX_BORROWED, Keel, spawn
-from onggi.sandbox.messages import Closed, MonitorEvent, Started
+from onggi.sandbox.messages import Cloned, Closed, MonitorEvent, Started
 
 SOCKET_NAME: Final = "monitor.sock"
 _DESCRIPTORS: Final = socket.CMSG_SPACE(4 * messages.MAX_DESCRIPTORS)
@@ -221,9 +221,11 @@ def passed(control: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 def _decode(packet: bytes, fds: list[int]) -> MonitorEvent:
     """The event; descriptors that it does not carry are closed."""
-    event: MonitorEvent | None = None
+    event: MonitorEvent | Cloned | None = None
     try:
         event = messages.decode(packet, fds[0] if fds else None, tuple(fds[1:]))
+        if isinstance(event, Cloned):
+            raise DataLoss("a monitor spoke as if it did not stay")
         return event
     finally:
         if not isinstance(event, Started):

@@ -90,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         log.error(_told(error))
     except OSError as error:
         log.error(str(from_os_error(error, "the command failed")))
+    except ImportError as error:  # the disk does not give it, or no descriptor is left
+        log.error(f"a part of onggi-runtime cannot be loaded: {error}")
     except KeyboardInterrupt:
         log.error("interrupted")
     return _EXEC_FAILED if verb == "exec" else _FAILED

@@ -15,9 +15,10 @@ from onggi.kernel.liveness import boot_id, own_identity
 from onggi.runtime.host import probe
 from onggi.runtime.plan import plan
 from onggi.runtime.request import Caller, StartRequest
+from onggi.sandbox.oci.home import with_home
 from onggi.sandbox.oci.records import Record, status_of
 from onggi.specs import jsontext
-from onggi.specs.runtime import parse_config
+from onggi.specs.runtime import Process, parse_config
 
 _VARIABLES = 48
 
@@ -40,6 +41,7 @@ def _plan_a_start() -> None:
         supervision=Caller(hold_slot=1), root_mountpoint="/nowhere", bundle="/", borrowed=2
     )
     plan(config, probe(), request).encode()
+    with_home(Process(cwd="/"), "/")
     record = Record(
         id="x",
         oci_version="",

@@ -15,7 +15,7 @@ from _socket import socket
 
 from onggi.faces.cli import wire
 from onggi.faces.warm import request as requests
-from onggi.faces.warm.request import OTHER_ROOT, RefusedError, Request
+from onggi.faces.warm.request import OTHER_ROOT, RefusedError
 from onggi.faces.warm.world import FRONT_LOST, enter, schedule
 
 TYPE_CHECKING = False
@@ -101,8 +101,8 @@ def _announce(channel: socket, connection: socket) -> None:
         return
     try:
         channel.sendmsg([TAKEN], wire.rights([connection.fileno()]))
-    except BrokenPipeError:
-        return  # it has ended: this command is then the last
+    except OSError:
+        return  # it has ended, or hears from the channel's end that this spare is one no more
     finally:
         channel.close()
 
@@ -129,15 +129,16 @@ def _carry_out(
             raise RefusedError(OTHER_ROOT)
         if admit is not None:
             admit(connection)
+        words = enter(request)
     except RefusedError as refused:
         _announce(channel, connection)
         _refuse(connection, refused)
         return 0
     except OSError:
         _announce(channel, connection)
-        return 0  # the front went away
+        return 0  # the front went away, or carries it out itself: it has not been told T
     _signal.signal(FRONT_LOST, _front_lost)
-    code = _run(connection, channel, request, command)
+    code = _run(connection, channel, words, command)
     _signal.signal(FRONT_LOST, _signal.SIG_IGN)
     # The terminal is the next program's from here on.
     _leave_streams()
@@ -154,10 +155,9 @@ def _readable(connection: socket) -> bool:
     return bool(poll.poll(_PROMPT_MS))
 
 
-def _run(connection: socket, channel: socket, request: Request, command: Command) -> int:
+def _run(connection: socket, channel: socket, words: list[str], command: Command) -> int:
     try:
-        words = enter(request) if _say_taken(connection) else []
-        begin = _told_to_begin(connection)
+        begin = _say_taken(connection) and _told_to_begin(connection)
         _announce(channel, connection)
         return _flushed(command(words)) if begin else 0
     except SystemExit as ended:
@@ -171,7 +171,10 @@ def _run(connection: socket, channel: socket, request: Request, command: Command
 
 def _say_taken(connection: socket) -> bool:
     """Whether the front has been told who carries its command out."""
-    pidfd = os.pidfd_open(os.getpid())
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+    except OSError:
+        return False
     try:
         connection.sendmsg([answer(_ACCEPTED, os.getpid())], wire.rights([pidfd]))
     except OSError:
@@ -214,6 +217,9 @@ def _flushed(code: int) -> int:
 
 
 def _leave_streams() -> None:
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for number in range(3):
-        os.dup2(null, number)
+    try:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        for number in range(3):
+            os.dup2(null, number)
+    except OSError:
+        os.closerange(0, 3)

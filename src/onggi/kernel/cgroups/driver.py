@@ -40,8 +40,9 @@ class Cgroup:
         self.layout = layout
         self.path = making.checked_path(path)
 
-    def create(self, resources: Resources = _NO_RESOURCES) -> None:
-        """Make the cgroup in every hierarchy that `resources` need; parents are made on demand.
+    def create(self, resources: Resources = _NO_RESOURCES, *, everywhere: bool = False) -> None:
+        """Make the cgroup in every hierarchy that `resources` need, or `everywhere`; parents are
+        made on demand.
 
         What is left of an earlier cgroup of that name is replaced, if it has no process.
         When it fails, nothing that it made is left but parents.
@@ -52,9 +53,12 @@ class Cgroup:
         """
         made: list[str] = []
         try:
-            for hierarchy in controllers.hierarchies(self.layout, resources):
+            needed = controllers.hierarchies(self.layout, resources)
+            for hierarchy in self.layout.hierarchies if everywhere else needed:
                 self._make(hierarchy, resources)
                 made.append(self._dir(hierarchy))
+            if everywhere:
+                self._make_named()
         except BaseException:
             for path in made:
                 remove_tree(path)
@@ -71,6 +75,14 @@ class Cgroup:
             if hierarchy not in present:
                 self._make(hierarchy, resources)
 
+    def _make_named(self) -> None:
+        """Also in hierarchies that limit nothing, so that one which is not ours is done without."""
+        for hierarchy in self.layout.named:
+            try:
+                making.make(hierarchy, self.path, (), frozenset())
+            except EngineError:
+                continue
+
     @property
     def exists(self) -> bool:
         """Whether it is there in any hierarchy."""
@@ -85,14 +97,14 @@ class Cgroup:
             EngineError: the host refuses.
         """
         try:
-            left = [h for h in self.layout.hierarchies if not remove_tree(self._dir(h))]
+            left = [h for h in self.layout.every if not remove_tree(self._dir(h))]
         except OSError as error:
             raise refusal(error, f"removing cgroup {self.path}") from error
         return not left
 
     def remove_parent_if_empty(self) -> bool:
         """Remove the parents that are Onggi's and have become empty; True when none is left."""
-        hierarchies = self.layout.hierarchies
+        hierarchies = self.layout.every
         left = [h for h in hierarchies if not making.remove_own_parents(h, self.path)]
         return not left
 
@@ -241,13 +253,13 @@ class Cgroup:
                 raise refusal(error, f"freezing cgroup {self.path}") from error
 
     def frozen(self) -> bool:
-        """Whether its processes stand still, or are about to; False where none could."""
-        try:
-            hierarchy = self._freezer()
-        except Unsupported:
-            return False
-        with Directory(self._dir(hierarchy)) as directory:
-            return tasks.freezing(directory, version=hierarchy.version)
+        """Whether its processes stand still, or are about to, by whichever freezer; False where
+        none could."""
+        for hierarchy in self._freezers():
+            with Directory(self._dir(hierarchy)) as directory:
+                if tasks.freezing(directory, version=hierarchy.version):
+                    return True
+        return False
 
     def freezer_file(self) -> str:
         """Where it is written whether it stands still: `cgroup.freeze` or v1's `freezer.state`.
@@ -260,20 +272,20 @@ class Cgroup:
         return f"{self._dir(hierarchy)}/{name}"
 
     def thaw(self) -> None:
-        """Let every process go on. Idempotent.
+        """Let every process go on, also where another freezer of the host holds it. Idempotent.
 
         Raises:
             NotFound: the cgroup does not exist.
             Unsupported: the host has no freezer.
         """
-        hierarchy = self._freezer()
-        with Directory(self._dir(hierarchy)) as directory:
-            try:
-                tasks.thaw(directory, version=hierarchy.version)
-            except FileNotFoundError:
-                raise self._missing() from None
-            except OSError as error:
-                raise refusal(error, f"thawing cgroup {self.path}") from error
+        for hierarchy in self._freezers() or [self._freezer()]:
+            with Directory(self._dir(hierarchy)) as directory:
+                try:
+                    tasks.thaw(directory, version=hierarchy.version)
+                except FileNotFoundError:
+                    raise self._missing() from None
+                except OSError as error:
+                    raise refusal(error, f"thawing cgroup {self.path}") from error
 
     def kill(self) -> None:
         """Send SIGKILL to every process in it and below it, frozen ones and ones being forked too.
@@ -299,7 +311,7 @@ class Cgroup:
         return f"{hierarchy.mount_point}/{self.path}"
 
     def _present(self) -> list[Hierarchy]:
-        return [h for h in self.layout.hierarchies if os.path.isdir(self._dir(h))]
+        return [h for h in self.layout.every if os.path.isdir(self._dir(h))]
 
     def _missing(self) -> NotFound:
         return NotFound(f"cgroup {self.path} does not exist")
@@ -367,6 +379,13 @@ class Cgroup:
                     f"unified resource of the {name} controller, which is not on cgroup v2 here",
                     hint="use the resource's own field, or a host with cgroup v2 alone",
                 )
+
+    def _freezers(self) -> list[Hierarchy]:
+        """Those of the host that it is in, ours first."""
+        places = [self.layout.v2] if self.layout.core_freezer and self.layout.v2 else []
+        if first := self.layout.hierarchy("freezer", ""):
+            places.append(first)
+        return [hierarchy for hierarchy in places if os.path.isdir(self._dir(hierarchy))]
 
     def _freezer(self) -> Hierarchy:
         if self.layout.core_freezer and self.layout.v2:

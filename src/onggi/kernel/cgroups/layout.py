@@ -32,18 +32,30 @@ class Hierarchy(Struct, frozen=True):
     mount_point: str
     controllers: tuple[str, ...]
 
+    @property
+    def is_named(self) -> bool:
+        """v1 without controllers: its only one is its name."""
+        return any(name.startswith("name=") for name in self.controllers)
+
 
 class CgroupLayout(Struct, frozen=True):
     """The hierarchies that can be used, v1 first, and what the kernel says of those that cannot.
 
     `unmounted`: the kernel has it, nobody mounted it. `disabled`: switched off at boot.
-    `kernel`: release as (major, minor).
+    `kernel`: release as (major, minor). `named`: v1 hierarchies by which a manager tells whose a
+    process is (`name=systemd`); they limit nothing.
     """
 
     hierarchies: tuple[Hierarchy, ...]
     unmounted: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
     kernel: tuple[int, int] = (5, 4)
+    named: tuple[Hierarchy, ...] = ()
+
+    @property
+    def every(self) -> tuple[Hierarchy, ...]:
+        """All hierarchies in which a process has a place, named ones first."""
+        return (*self.named, *self.hierarchies)
 
     @property
     def mode(self) -> Mode:
@@ -113,9 +125,10 @@ def parse_layout(mountinfo: str, cgroups: str, controllers: str, release: str) -
         key = mount.controllers
         if key not in best or mount.rank > best[key].rank:
             best[key] = mount
-    hierarchies = [
+    first = [
         Hierarchy(m.version, m.mount_point, m.controllers) for m in best.values() if m.version == 1
     ]
+    hierarchies = [h for h in first if not h.is_named]
     hierarchies += [
         Hierarchy(2, m.mount_point, tuple(controllers.split()))
         for m in best.values()
@@ -135,11 +148,12 @@ def parse_layout(mountinfo: str, cgroups: str, controllers: str, release: str) -
         unmounted=tuple(row[0] for row in rows if row[3] == "1" and row[0] not in placed),
         disabled=tuple(row[0] for row in rows if row[3] == "0"),
         kernel=_kernel(release),
+        named=tuple(h for h in first if h.is_named),
     )
 
 
 def _mounts(mountinfo: str) -> list[_Mount]:
-    """Every mount of a hierarchy with controllers, and of v2.
+    """Every mount of a v1 hierarchy with controllers or a name, and of v2.
 
     A hierarchy may be mounted many times: a writable mount of its root is the best of them.
     """
@@ -154,13 +168,11 @@ def _mounts(mountinfo: str) -> list[_Mount]:
         if source[0] == "cgroup2":
             mounts.append(_Mount(2, mount_point, (), rank))
             continue
-        names = tuple(
-            word
-            for word in source[2].split(",")
-            if "=" not in word and word not in _MOUNT_FLAGS_OF_V1
-        )
+        words = source[2].split(",")
+        names = [word for word in words if "=" not in word and word not in _MOUNT_FLAGS_OF_V1]
+        names = names or [word for word in words if word.startswith("name=")]
         if names:
-            mounts.append(_Mount(1, mount_point, names, rank))
+            mounts.append(_Mount(1, mount_point, tuple(names), rank))
     return mounts
 
 

@@ -43,8 +43,11 @@ from onggi.specs.runtime import Seccomp
 #: Changes whenever the same profile gives another program; part of a cache's key.
 REVISION = 2
 
-#: keel's call for handing the listener over.
-SENDS_LISTENER = "sendmsg"
+#: Calls that a filter cannot leave to an agent, and why.
+NEVER_NOTIFIES = {
+    "sendmsg": "the agent is told by it",
+    "write": "runtimes start a container by it",
+}
 
 _NUMBER_OFFSET = 0  # offsetof(struct seccomp_data, nr)
 _ARCH_OFFSET = 4  # offsetof(struct seccomp_data, arch)
@@ -113,7 +116,8 @@ def _check_listener(profile: Seccomp, rules: tuple[Rule, ...], default: int) -> 
     """Whether a rule notifies.
 
     The filter holds already when its listener is sent to the agent, so what sends it must not wait
-    for the agent; the default, which is every call's, neither.
+    for the agent; the default, which is every call's, neither. `write` is what other runtimes need
+    then: a profile is to start a container on each of them or on none.
     """
     if default == NOTIFY:
         raise SpecError(
@@ -125,12 +129,13 @@ def _check_listener(profile: Seccomp, rules: tuple[Rule, ...], default: int) -> 
         for name in rule.names
         if any(alternative.action == NOTIFY for alternative in rule.alternatives)
     }
-    if SENDS_LISTENER in notifying:
-        raise SpecError(
-            f"{_PATH}.syscalls[{notifying[SENDS_LISTENER]}].action",
-            f"SCMP_ACT_NOTIFY cannot be for {SENDS_LISTENER}: the agent is told by it",
-            section=SECTION,
-        )
+    for name, why in NEVER_NOTIFIES.items():
+        if name in notifying:
+            raise SpecError(
+                f"{_PATH}.syscalls[{notifying[name]}].action",
+                f"SCMP_ACT_NOTIFY cannot be used for the {name} syscall: {why}",
+                section=SECTION,
+            )
     if notifying and not profile.listener_path:
         raise SpecError(
             f"{_PATH}.listenerPath", "SCMP_ACT_NOTIFY needs the agent's socket", section=SECTION

@@ -346,7 +346,7 @@ def start_request(
         # the root is attached over itself, in the container's mount namespace only
         root_mountpoint=record.rootfs,
         bundle=record.bundle,
-        cgroup_files=(*cgroup.task_paths(), *limits.tasks_of_unit(record)) if cgroup else (),
+        cgroup_files=cgroup.task_paths() if cgroup else (),
         cgroup_slot=cgroup_slot,
         borrowed=hold_slot + 1,
         idmap_sources=False,

@@ -18,6 +18,7 @@ from onggi.errors import (
     NotFound,
     SyscallError,
     Unavailable,
+    Unsupported,
 )
 from onggi.kernel.liveness import boot_id
 from onggi.kernel.syscalls import pidfd_open, pidfd_send_signal
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SIGKILL = 9
 _END_S = 10.0
+#: Within this time a process has ended that nothing keeps from it.
+_PROMPT_S = 0.2
 _PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.05
 _SO_PEERCRED = 17
@@ -232,8 +235,8 @@ def _end_process(directory: Directory, record: Record) -> None:
     try:
         with open_process(record) as pidfd:
             pidfd_send_signal(pidfd, SIGKILL)
-            if record.freezer and status_of(record) == "paused":
-                cgroup_of(record).thaw()
+            if record.cgroup and (status_of(record) == "paused" or not _ends(pidfd, _PROMPT_S)):
+                _let_go_on(cgroup_of(record))
             wait_for_end(pidfd)
     except FailedPrecondition:
         if not record.pid:
@@ -264,13 +267,25 @@ def wait_for_end(pidfd: int, timeout_s: float = _END_S) -> None:
     Raises:
         Unavailable: it has not in time.
     """
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    if not poll.poll(timeout_s * 1000):
+    if not _ends(pidfd, timeout_s):
         raise Unavailable(
             f"a process does not end within {timeout_s} s of SIGKILL",
             hint="it waits in the kernel, for a disk or a network file system; try again",
         )
+
+
+def _ends(pidfd: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def _let_go_on(cgroup: Cgroup) -> None:
+    """Who stands still, whoever made it, takes SIGKILL on v1 only when it goes on."""
+    try:
+        cgroup.thaw()
+    except (NotFound, Unsupported):
+        return
 
 
 def _remove_cgroup(cgroup: Cgroup) -> None:
@@ -283,6 +298,7 @@ def _remove_cgroup(cgroup: Cgroup) -> None:
     pause_s = _PAUSE_S
     while not cgroup.remove():
         cgroup.kill()
+        _let_go_on(cgroup)
         if time.monotonic() > deadline:
             raise Unavailable(f"processes of cgroup {cgroup.path} do not end")
         time.sleep(pause_s)

@@ -13,7 +13,7 @@ from onggi.errors import FailedPrecondition
 from onggi.runtime.host import probe
 from onggi.runtime.plan import plan_exec
 from onggi.runtime.request import Caller, ExecRequest
-from onggi.sandbox.oci import caller, limits
+from onggi.sandbox.oci import caller
 from onggi.sandbox.oci.consoles import (
     check_terminal,
     connect_console,
@@ -104,7 +104,7 @@ def execute(directory: Directory, make: Callable[[Config], Process], order: Exec
         request = ExecRequest(
             supervision=Caller(waits=not order.detached, preserved=preserved),
             pidfd_slot=0,
-            cgroup_files=(*joined.tasks, *limits.tasks_of_unit(record)),
+            cgroup_files=joined.tasks,
             cgroup_slot=cgroup_slot,
             keyring=f"_ses.{record.id}",
             container_id=record.id,

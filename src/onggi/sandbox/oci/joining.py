@@ -33,7 +33,7 @@ def places(cgroup: Cgroup, words: Sequence[str]) -> Places:
     """
     below = _below(cgroup, words)
     tasks, v2 = [], ""
-    for hierarchy in cgroup.layout.hierarchies:
+    for hierarchy in cgroup.layout.every:
         own = f"{hierarchy.mount_point}/{cgroup.path}"
         directory = os.path.normpath(f"{own}/{below.get(hierarchy.mount_point, '')}")
         if not os.path.isdir(own):
@@ -52,7 +52,7 @@ def places(cgroup: Cgroup, words: Sequence[str]) -> Places:
 
 def _below(cgroup: Cgroup, words: Sequence[str]) -> dict[str, str]:
     """Mount point of a hierarchy → the path asked for below the container's cgroup."""
-    hierarchies = cgroup.layout.hierarchies
+    hierarchies = cgroup.layout.every
     below: dict[str, str] = {}
     for word in words:
         names, colon, path = word.rpartition(":")

@@ -2,7 +2,9 @@
 
 An absolute `linux.cgroupsPath` starts at the root of each hierarchy. A relative one, and the
 default `<id>`, start where this process is, so that a container stays within the limits of whoever
-starts it; on v2 beside it, because a cgroup with processes shares nothing out.
+starts it; on v2 beside it, because a cgroup with processes shares nothing out. A container is in
+every hierarchy: callers find it there, and a manager that tells by one whose a process is (systemd
+by its own, named one) does not take it for the caller's.
 
 A user has cgroups only where root has delegated some. *Leniently*, a hierarchy where none can be
 made is done without, but never a limit that was asked for.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import os
 import posixpath
 
-from onggi.errors import EngineError, FailedPrecondition, Unsupported
+from onggi.errors import AlreadyExists, EngineError, FailedPrecondition, Unsupported
 from onggi.kernel.cgroups import controllers
 from onggi.kernel.cgroups.delegation import give
 from onggi.kernel.cgroups.devices import ALWAYS_ALLOWED
@@ -29,10 +31,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onggi.sandbox.oci.records import Record
-
-#: Where systemd mounts its hierarchy without controllers, on v1 and hybrid hosts.
-_SYSTEMDS_OWN = "/sys/fs/cgroup/systemd"
 _DENY_ALL = DeviceRule(allow=False)
 
 
@@ -98,7 +96,8 @@ def make(
     `lenient` None: if this is a user. Devices are a matter of the cgroup for root alone.
 
     Raises:
-        AlreadyExists: processes live in a cgroup of that name. EngineError: the host refuses.
+        AlreadyExists: processes live in a cgroup of that name, or it stands still.
+        EngineError: the host refuses.
         FailedPrecondition: a limit was asked for that this user cannot set.
     """
     resources = resources_of(config, devices=not host.unprivileged)
@@ -109,7 +108,12 @@ def make(
     if usable is None:
         return None
     cgroup = Cgroup(usable, path)
-    cgroup.create(resources)
+    if cgroup.frozen():
+        raise AlreadyExists(
+            f"container's cgroup unexpectedly frozen: {path}",
+            hint="somebody made it before and keeps it still: thaw it or choose another path",
+        )
+    cgroup.create(resources, everywhere=True)
     try:
         for warning in cgroup.apply(resources):
             warn(warning)
@@ -197,15 +201,6 @@ def delegate_of(config: Config) -> int | None:
     if config.process is None or not ({"cgroup", "user"} <= new and writable):
         return None
     return host_id(linux.uid_mappings, config.process.user.uid)
-
-
-def tasks_of_unit(record: Record) -> tuple[str, ...]:
-    """The file by which a process joins its unit where systemd has cgroup v1 to keep track.
-
-    Who is not in there is not in the unit: without anybody in it systemd ends it.
-    """
-    directory = f"{_SYSTEMDS_OWN}/{record.cgroup}"
-    return (f"{directory}/tasks",) if record.systemd and os.path.isdir(directory) else ()
 
 
 def freezer_file(cgroup: Cgroup) -> str:

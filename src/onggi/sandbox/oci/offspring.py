@@ -10,15 +10,16 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from onggi.errors import Internal
-from onggi.kernel.syscalls import sealed_memfd
+from onggi.errors import Internal, ResourceExhausted, SyscallError
+from onggi.kernel.syscalls import pidfd_send_signal, sealed_memfd
 from onggi.runtime.failure import explain_failure, explain_warning
 from onggi.runtime.steps import Plan
 from onggi.sandbox import messages
 from onggi.sandbox.keel import Keel, spawn
-from onggi.sandbox.messages import Exited, Failed, MonitorEvent, Started, Warned
+from onggi.sandbox.messages import Cloned, Exited, Failed, MonitorEvent, Started, Warned
 from onggi.sandbox.monitor import passed, socket_pair
 from onggi.sandbox.oci import caller
+from onggi.sandbox.oci.ending import SIGKILL, wait_for_end
 
 _DESCRIPTORS = socket.CMSG_SPACE(4 * messages.MAX_DESCRIPTORS)
 
@@ -34,6 +35,7 @@ class Offspring:
         """
         self._plan = plan
         self._warn = warn
+        self._pidfd = -1
         with ExitStack() as stack:
             memfd = stack.enter_context(sealed_memfd("plan", plan.encode()))
             self._control, theirs = socket_pair()
@@ -56,9 +58,14 @@ class Offspring:
                 self._warn(explain_warning(event, self._plan))
             elif isinstance(event, Failed):
                 raise explain_failure(event, self._plan)
-            elif isinstance(event, Started):
-                return event
+            elif isinstance(event, Cloned | Started):
+                if event.pidfd is None:
+                    raise ResourceExhausted("no descriptor is left for the process that was made")
+                if isinstance(event, Started):
+                    return event
+                self._pidfd = event.pidfd
             else:
+                self._end_process()
                 raise Internal("keel ended without a word", hint="was it killed?")
 
     def recorded(self) -> None:
@@ -76,9 +83,22 @@ class Offspring:
     def fileno(self) -> int:
         return self._control.fileno()
 
+    def _end_process(self) -> None:
+        """End what a killed keel may have left. It is the caller's child: who collects it, is."""
+        if self._pidfd < 0:
+            return
+        try:
+            pidfd_send_signal(self._pidfd, SIGKILL)
+        except SyscallError:
+            return  # it has ended, and was collected
+        wait_for_end(self._pidfd)
+
     def close(self) -> None:
         """Let go, and collect keel."""
         self._control.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
         if self._keel_pid:
             os.waitpid(self._keel_pid, 0)
             self._keel_pid = 0
@@ -89,7 +109,7 @@ class Offspring:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _receive(self) -> MonitorEvent | None:
+    def _receive(self) -> MonitorEvent | Cloned | None:
         while True:
             try:
                 packet, control, _, _ = self._control.recvmsg(
