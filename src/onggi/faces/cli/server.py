@@ -103,7 +103,7 @@ def error_fields(error: Exception, name: str) -> dict[str, Any]:
     if isinstance(error, ImportError):
         error = errors.Unavailable(
             f"{name}: a part of onggi cannot be loaded: {error}",
-            hint="the disk fails, or onggi was upgraded meanwhile: try again, or restart the engine",
+            hint="the disk fails, or onggi was upgraded meanwhile: then restart the engine",
         )
     if not isinstance(error, errors.EngineError):
         traceback.print_exception(error, file=sys.stderr)
