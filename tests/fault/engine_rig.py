@@ -38,6 +38,8 @@ _ROLES = ("engine", "spawn", "keel", "keel:monitor", "keel:init", "nft", "guard"
 _FRONT = str(Path(sys.executable).with_name("onggi"))
 #: What a fault may leave without a parent, by name; `300` is keel before it has one.
 _ORPHANS = ("300", "nft", "guard", "onggi-guard", "sleep", "true", "busybox")
+#: Engines, warm processes, guards (`guard` where it could not give itself a name), and the tracer.
+_OURS = ("python", "onggi", "guard", "injector")
 Rows = dict[str, dict[str, Any]]
 
 
@@ -77,6 +79,7 @@ FOUND = {
         "keel:monitor sendmsg 1 KILL",
     ),
     "run --rm": ("engine openat 9 EIO", "engine unlinkat 9 KILL"),
+    "first run": ("guard prctl 1 EIO", "engine openat 10 EMFILE"),
     "start": ("keel:monitor sendmsg 2 EMFILE",),
     "stop": ("engine sendto 1 EIO",),
     "network connect": ("engine clone3 1 ENOMEM",),
@@ -226,7 +229,7 @@ class Scene:
         return {
             pid: name
             for pid, name in descendants().items()
-            if pid not in self._known and not name.startswith(("python", "onggi", "injector"))
+            if pid not in self._known and not name.startswith(_OURS)
         }
 
     def _left(self, pid: int) -> list[str]:

@@ -31,6 +31,7 @@ from onggi.faces.cli.server import Handler, serve  # noqa: E402
 from onggi.faces.cli.spawn import BUSY, READY  # noqa: E402
 from onggi.faces.engine_loop import EngineLoop  # noqa: E402
 from onggi.faces.warm.descriptors import close_from  # noqa: E402
+from onggi.kernel import abi  # noqa: E402
 
 GROUP = "onggi"
 _LOG_BYTES = 10_000_000
@@ -220,9 +221,10 @@ def main(argv: list[str] | None = None) -> int:
             os.write(2, BUSY)
             return 0
         os.chdir("/")
+        abi.load()  # the first start need not
         with asyncio.Runner(loop_factory=EngineLoop) as runner:
             runner.run(_main(layout, root, ready))
-    except (errors.EngineError, OSError) as error:
+    except (errors.EngineError, OSError, ImportError) as error:
         print(f"onggi: {error}", file=sys.stderr, flush=True)
         return 125
     return 0

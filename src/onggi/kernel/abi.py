@@ -83,7 +83,7 @@ def invoke(call: str, *arguments: Argument, text: str) -> int:
         Unsupported: this machine's system calls are not known here.
     """
     number = _number(call)
-    trap = _loaded or _load()
+    trap = _loaded or load()
     while True:
         result, failure = trap(number, arguments)
         if result != -1:
@@ -104,8 +104,9 @@ def _number(call: str) -> int:
         raise Unsupported(f"{call}: no system call number is known for {_MACHINE}") from None
 
 
-def _load() -> Callable[[int, tuple[Argument, ...]], tuple[int, int]]:
-    """Load ctypes, and remember the function that traps into the kernel."""
+def load() -> Callable[[int, tuple[Argument, ...]], tuple[int, int]]:
+    """Load ctypes, and remember the function that traps into the kernel: at the first call, or
+    before, by a process that lives long. Raises: ImportError, OSError."""
     global _loaded  # noqa: PLW0603 - ctypes costs 4 ms: only who makes a call pays, and once
     import ctypes  # noqa: PLC0415
 
