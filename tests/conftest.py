@@ -4,6 +4,7 @@ and turn on forwarding, and the host must not notice."""
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -16,6 +17,13 @@ from onggi.kernel.syscalls import unshare
 settings.register_profile("alike", derandomize=True)
 if not os.environ.get("ONGGI_EXPLORE"):
     settings.load_profile("alike")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_as_in_a_terminal() -> None:
+    """A shell has its background jobs ignore these, and so would all that is started here."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
