@@ -21,9 +21,10 @@ if not os.environ.get("ONGGI_EXPLORE"):
 
 @pytest.fixture(autouse=True, scope="session")
 def _signals_as_in_a_terminal() -> None:
-    """A shell has its background jobs ignore these, and so would all that is started here."""
+    """A shell has its background jobs ignore some, nohup another: so would all that starts here."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    for number in (signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
