@@ -79,7 +79,7 @@ FOUND = {
         "keel:monitor sendmsg 1 KILL",
     ),
     "run --rm": ("engine openat 9 EIO", "engine unlinkat 9 KILL"),
-    "first run": ("guard prctl 1 EIO", "engine openat 10 EMFILE"),
+    "first run": ("guard prctl 1 EIO", "engine openat 10 EMFILE", "engine pidfd_open 1 EMFILE"),
     "start": ("keel:monitor sendmsg 2 EMFILE",),
     "stop": ("engine sendto 1 EIO",),
     "network connect": ("engine clone3 1 ENOMEM",),

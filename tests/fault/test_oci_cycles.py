@@ -9,7 +9,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,9 +87,13 @@ class Crew:
         return said
 
 
-def left(runtime: Runtime) -> list[str]:
-    """What the kernel and the disk have of its containers."""
-    found = [name for name in descendants().values() if not name.startswith("python")]
+def left(runtime: Runtime, known: Set[int]) -> list[str]:
+    """What the kernel and the disk have of its containers; processes but the known ones."""
+    found = [
+        name
+        for pid, name in descendants().items()
+        if pid not in known and not name.startswith("python")
+    ]
     for hierarchy in CgroupLayout.probe().every:
         found += map(str, Path(hierarchy.mount_point).glob(f"{runtime.prefix}*"))
     found += map(str, runtime.root.glob("*"))
@@ -113,12 +117,12 @@ def totals() -> str:
 
 
 def test_the_machine_is_as_it_was(runtime: Runtime) -> None:
-    crew = Crew(runtime)
+    crew, known = Crew(runtime), descendants().keys()
     for number in range(4):
         crew.cycle(number)
     server = eventually(lambda: next(iter(warm_processes()), 0))
     eventually(lambda: len(children(server)) == 3)
-    eventually(lambda: left(runtime) == [])  # keyrings are collected when nobody looks
+    eventually(lambda: left(runtime, known) == [])  # keyrings are collected when nobody looks
     mounts, descriptors = mounts_of(runtime), settled_descriptors(server)
     print(f"before: {len(mounts)} mounts, {descriptors} descriptors; {totals()}")
     began = time.monotonic()
@@ -126,7 +130,7 @@ def test_the_machine_is_as_it_was(runtime: Runtime) -> None:
         list(pool.map(crew.cycle, range(4, 4 + CYCLES)))
     took_s = time.monotonic() - began
     assert crew.refused == []
-    eventually(lambda: left(runtime) == [])
+    eventually(lambda: left(runtime, known) == [])
     assert mounts_of(runtime) == mounts
     eventually(lambda: len(children(server)) == 3)
     assert settled_descriptors(server) == descriptors

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import select
 import signal
@@ -119,6 +120,7 @@ def facts() -> HostFacts:
 
 @pytest.fixture
 def room(keel: Keel, facts: HostFacts, tmp_path: Path) -> Iterator[Room]:
+    gc.collect()  # what other tests have left to be closed
     before = descriptors()
     with fresh() as (host,):
         yield Room(keel, facts, Box(tmp_path), host)

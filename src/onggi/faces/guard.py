@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -67,6 +68,10 @@ class Guard:
         except OSError as error:
             print(f"onggi: no guard: {error}", file=sys.stderr, flush=True)
             os.close(writer)
+            if self._pid > 0:  # spawned, and without a descriptor nobody would see its end
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+                self._pid = -1
             self._loop.call_later(_AGAIN_S, self._spawn)
             return
         finally:

@@ -117,7 +117,7 @@ def _own_controllers(record: Record) -> list[str]:
         return []
     cgroup = cgroup_of(record)
     found: list[str] = []
-    for hierarchy in cgroup.layout.hierarchies:
+    for hierarchy in cgroup.layout.every:
         if os.path.isdir(f"{hierarchy.mount_point}/{cgroup.path}"):
             found += hierarchy.controllers if hierarchy.version == 1 else [""]
     return found
