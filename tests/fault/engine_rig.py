@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from acceptance import rig
 from acceptance import wire_rig as wire
 from acceptance.rig import Onggi, alive
-from fault.injector import Fault, Injector, Point
+from fault.injector import Fault, Injector, Point, points_of
 from fault.tally import Struck
 from onggi.errors import EngineError
 from onggi.kernel.constants import PR_SET_CHILD_SUBREAPER
@@ -131,12 +131,7 @@ class Scene:
             self.onggi.run(*self._operation.command)
             self.settle()
         self.clean()
-        return [
-            Point(role, call, number)
-            for (role, call), count in sorted(counts.items())
-            if role in _ROLES
-            for number in range(1, count + 1)
-        ]
+        return points_of(counts, _ROLES)
 
     def strike(self, fault: Fault) -> Struck:
         """Carry the operation out with one fault, and clean up.

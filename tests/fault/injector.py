@@ -9,7 +9,7 @@ import errno
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,16 @@ class Point(NamedTuple):
     role: str
     call: str
     number: int
+
+
+def points_of(counts: Mapping[tuple[str, str], int], roles: Sequence[str]) -> list[Point]:
+    """Every call that was counted, by role and name, of these roles."""
+    return [
+        Point(role, call, number)
+        for (role, call), count in sorted(counts.items())
+        if role in roles
+        for number in range(1, count + 1)
+    ]
 
 
 class Fault(NamedTuple):

@@ -25,7 +25,7 @@ from acceptance.wire_rig import descriptors, settled_descriptors
 from faces.oci_rig import Runtime
 from faces.oci_warm_rig import Warm
 from fault.engine_rig import children, descendants
-from fault.injector import Fault, Injector, Point, Roots
+from fault.injector import Fault, Injector, Point, Roots, points_of
 from fault.tally import Struck
 
 #: How long what was struck may take until nothing is left of it.
@@ -134,12 +134,7 @@ class Scene:
         with self._held() as (roots, go), self._injector.counting(roots) as counts:
             assert go() == 0, self._out.read_text()
         self._clean()
-        return [
-            Point(role, call, number)
-            for (role, call), count in sorted(counts.items())
-            if role in _ROLES
-            for number in range(1, count + 1)
-        ]
+        return points_of(counts, _ROLES)
 
     def strike(self, fault: Fault) -> Struck:
         """As tally.Scene."""
